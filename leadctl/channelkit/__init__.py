@@ -1,0 +1,1 @@
+"""All that a vendor's file may import, beside the domain."""

@@ -1,0 +1,188 @@
+"""A channel: what a vendor's file implements."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
+
+from leadctl.channelkit.network import NetworkGuard
+from leadctl.channelkit.spec import Bucket, ChannelSpec, Step
+from leadctl.domain.errors import InvalidCredential
+from leadctl.domain.events import Event
+from leadctl.domain.masking import Secrets
+from leadctl.domain.model import (
+    Account,
+    CannotTell,
+    CredentialId,
+    Delivery,
+    Destination,
+    Finding,
+    Lead,
+    Verdict,
+)
+from leadctl.domain.ports import Clock, CredentialStore
+
+
+class ChannelConfig(BaseModel):
+    """Base of every channel's ``Config``: validates ``credentials.data``. Unknown keys are ignored, since the
+    application may keep more there. Secrets are ``SecretStr``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class ChannelSettings(BaseModel):
+    """Base of every channel's ``Settings``: validates ``credentials.settings``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    #: ``hold``: leave what is in doubt to a person.
+    on_unknown: Literal["settle", "hold"] = "settle"
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.replace(";", ",").split(",") if part.strip()]
+    return value
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+#: A list that may be given as one string ("a@b.c, d@e.f").
+TextList = Annotated[list[str], BeforeValidator(_split)]
+#: A text that may be given as a number (a chat id, a campaign id).
+Text = Annotated[str, BeforeValidator(_text)]
+
+ConfigT = TypeVar("ConfigT", bound=ChannelConfig)
+SettingsT = TypeVar("SettingsT", bound=ChannelSettings)
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What a channel may use of the world. Planning needs none of it but ``credential_id``."""
+
+    credential_id: CredentialId
+    guard: NetworkGuard
+    clock: Clock
+    credentials: CredentialStore
+    notify: Callable[[Event], None] = field(default=lambda event: None)
+    secrets: Secrets = field(default_factory=Secrets)
+    #: Divides our own waits; 1.0 but for test servers.
+    scale: float = 1.0
+
+
+class Channel(ABC, Generic[ConfigT, SettingsT]):
+    """One credential at one vendor.
+
+    ``send`` raises a :class:`~leadctl.domain.errors.DeliveryError` for the whole request, or answers with a
+    receipt per delivery key (:class:`~leadctl.domain.model.Verdict`). The engine decides what follows.
+    """
+
+    spec: ClassVar[ChannelSpec]
+    Config: ClassVar[type[ChannelConfig]]
+    Settings: ClassVar[type[ChannelSettings]]
+
+    def __init__(self, config: ConfigT, settings: SettingsT, toolbox: Toolbox) -> None:
+        self.config = config
+        self.settings = settings
+        self.toolbox = toolbox
+        toolbox.secrets.add(self.secret_values())
+
+    @classmethod
+    def open(cls, account: Account, toolbox: Toolbox) -> "Channel[Any, Any]":
+        """Validate ``data`` and ``settings`` and make the channel. Raises InvalidCredential."""
+        if account.problem:
+            raise InvalidCredential(account.problem)
+        config = _validated(cls.Config, account.data, "data")
+        settings = _validated(cls.Settings, account.settings, "settings")
+        channel = cls(config, settings, toolbox)  # type: ignore[arg-type]  # Config is ConfigT by construction
+        for url in channel.endpoints():
+            toolbox.guard.check_url(url)
+        return channel
+
+    @abstractmethod
+    def destination(self) -> Destination:
+        """Where this credential leads to (CONTRACT §2.3)."""
+
+    @abstractmethod
+    def endpoints(self) -> Sequence[str]:
+        """The URLs (``smtp://host:port`` too) that this credential names: checked by the network guard."""
+
+    @abstractmethod
+    def buckets(self) -> Sequence[Bucket]:
+        """The limits that every request falls under, widest first; the last one is the lane."""
+
+    def problems(self, lead: Lead) -> Sequence[str]:
+        """Why this lead cannot be sent here (``invalid_lead``). Pure."""
+        return ()
+
+    def needs(self, step: Step, delivery: Delivery) -> bool:
+        """Whether the delivery has anything for this step (a note needs a comment). Pure."""
+        return True
+
+    def batch_size(self, step: Step) -> int:
+        """How many deliveries to put into the next request; at most ``step.batch``."""
+        return step.batch
+
+    def batch_alone(self, step: Step, delivery: Delivery) -> bool:
+        """Whether this delivery must travel in a request of its own."""
+        return False
+
+    async def prepare(self, step: Step) -> Mapping[str, str]:
+        """What a later look-up needs, to be committed with the intents (amoCRM's highest lead id)."""
+        return {}
+
+    @abstractmethod
+    async def send(self, step: Step, batch: Sequence[Delivery]) -> Verdict:
+        """Send the batch. Keys of the receipts are ``Delivery.key``."""
+
+    async def find(self, step: Step, batch: Sequence[Delivery]) -> Mapping[str, Finding]:
+        """Ask the vendor which of these it has. ``Delivery.context`` is what ``prepare`` gave then."""
+        return {delivery.key: CannotTell("this channel cannot be asked") for delivery in batch}
+
+    @abstractmethod
+    async def check(self) -> str:
+        """One read-only call; names the remote account. Raises DeliveryError."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return self.spec.steps
+
+    def secret_values(self) -> Iterator[str]:
+        """Every secret of this credential, so that it is never shown."""
+        yield from _secrets_of(self.config)
+
+
+def _secrets_of(value: object) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets_of(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _secrets_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _secrets_of(item)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        name = ".".join([where, *(str(part) for part in first["loc"])])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidCredential(f"{name}: {message}{more}") from None

@@ -1,0 +1,66 @@
+"""A lead's fields, normalised once for all vendors."""
+
+import re
+from collections.abc import Mapping
+
+import phonenumbers
+
+from leadctl.domain.masking import clean
+from leadctl.domain.model import Lead
+
+#: What may stand in SMTP's RCPT and in a vendor's e-mail field: no spaces, quotes, brackets or controls.
+_EMAIL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f-\x9f]{1,64}@(?:[^\s@<>()\[\]\\,;:\"._\x00-\x20\x7f-\x9f-]"
+                    r"[^\s@<>()\[\]\\,;:\"._\x00-\x20\x7f-\x9f]*\.)+[^\W\d_](?:[\w-]*\w)?")  # fmt: skip
+
+#: The short names that vendors use, by the key in ``leads.utm``.
+UTM_KEYS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term")
+
+
+def phone_e164(lead: Lead, region: str = "RU") -> str | None:
+    """``+79990000001``, or None where the text is no possible phone number. Unprefixed ones are read in ``region``."""
+    try:
+        number = phonenumbers.parse(clean(lead.phone, 60), region)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_possible_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def phone_text(lead: Lead) -> str:
+    """The phone as E.164 where it can be read, else as the lead wrote it (cleaned)."""
+    return phone_e164(lead) or clean(lead.phone, 60)
+
+
+def is_email(text: str) -> bool:
+    """Whether the text is one address and nothing else (international ones included)."""
+    return len(text) <= 254 and ".." not in text and bool(_EMAIL.fullmatch(text)) and not text.startswith(".")
+
+
+def email_address(lead: Lead) -> str | None:
+    """The lead's address, or None where it is none."""
+    text = lead.email.strip()
+    return text if is_email(text) else None
+
+
+def split_name(lead: Lead) -> tuple[str, str]:
+    """First and last name: the first word, and the rest."""
+    first, _, last = clean(lead.name, 200).partition(" ")
+    return first, last
+
+
+def utm(lead: Lead) -> Mapping[str, str]:
+    """The five UTM values that are there, by their usual keys, cleaned."""
+    return {key: clean(lead.utm[key], 255) for key in UTM_KEYS if lead.utm.get(key)}
+
+
+def answers_text(lead: Lead) -> str:
+    """``question: answer`` lines."""
+    return "\n".join(f"{clean(a.question, 200)}: {clean(a.answer, 2000)}" for a in lead.answers)
+
+
+def multiline(text: str, limit: int) -> str:
+    """A long text with its line breaks kept, every line cleaned, cut to ``limit`` characters."""
+    lines = [clean(line, limit) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    whole = "\n".join(lines).strip()
+    return whole if len(whole) <= limit else whole[: limit - 1] + "…"

@@ -1,0 +1,1 @@
+"""The asyncio engine. Knows no vendor and no SQL."""

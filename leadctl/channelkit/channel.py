@@ -53,9 +53,9 @@ def _text(value: object) -> object:
 
 
 #: A list that may be given as one string ("a@b.c, d@e.f").
-TextList = Annotated[list[str], BeforeValidator(_split)]
+TextList = Annotated[list[str], BeforeValidator(_split, json_schema_input_type=list[str] | str)]
 #: A text that may be given as a number (a chat id, a campaign id).
-Text = Annotated[str, BeforeValidator(_text)]
+Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int)]
 
 ConfigT = TypeVar("ConfigT", bound=ChannelConfig)
 SettingsT = TypeVar("SettingsT", bound=ChannelSettings)

@@ -34,7 +34,8 @@ def phone_text(lead: Lead) -> str:
 
 def is_email(text: str) -> bool:
     """Whether the text is one address and nothing else (international ones included)."""
-    return len(text) <= 254 and ".." not in text and bool(_EMAIL.fullmatch(text)) and not text.startswith(".")
+    plain = len(text) <= 254 and clean(text) == text and ".." not in text and not text.startswith(".")
+    return plain and bool(_EMAIL.fullmatch(text))
 
 
 def email_address(lead: Lead) -> str | None:

@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import json
+import math
 import ssl
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -45,7 +47,7 @@ class HttpRequest:
     @classmethod
     def json(cls, method: str, url: str, body: object, headers: Mapping[str, str] | None = None) -> "HttpRequest":
         """A JSON body, compact, UTF-8."""
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
         return cls(method, url, content, {"Content-Type": "application/json", **(headers or {})})
 
     @property
@@ -73,7 +75,7 @@ class Answer:
             raise Ambiguous("the vendor's answer broke off", http_status=self.status, answer=self.excerpt)
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Ambiguous(
                 f"the vendor's answer (HTTP {self.status}) is not JSON", http_status=self.status, answer=self.excerpt
             ) from None
@@ -95,12 +97,14 @@ class Answer:
         if not value:
             return None
         try:
-            return max(0.0, float(value))
+            seconds = float(value)
+            return max(0.0, seconds) if math.isfinite(seconds) else None
         except ValueError:
             pass
         try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-        except (TypeError, ValueError):
+            date = parsedate_to_datetime(value)
+            return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
+        except (TypeError, ValueError, OverflowError):
             return None
 
 
@@ -151,11 +155,14 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
             raise _failure(f"no answer within {total:g} s", phase, error, request.url) from None
         except AddressNotAllowed as error:
             raise Unusable(str(error), address_not_allowed=True) from None
-        except (httpx.HTTPError, httpx.InvalidURL, *_CORE_ERRORS, OSError) as error:
+        except httpx.InvalidURL:
+            raise Unusable("the address of this credential is not a valid URL") from None
+        except (httpx.HTTPError, *_CORE_ERRORS, OSError) as error:
             raise _failure(_describe(error), phase, error, request.url) from None
 
     async def _exchange(self, transport: httpx.AsyncBaseTransport, request: HttpRequest, total: float) -> Answer:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        _check_headers(headers)
         limits = {"connect": min(self.spec.connect_timeout, total), "read": total, "write": total, "pool": total}
         outgoing = httpx.Request(
             request.method, request.url, headers=headers, content=request.content, extensions={"timeout": limits}
@@ -170,6 +177,16 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
         if self._transport is not None:
             await self._transport.aclose()
             self._transport = None
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """h11 and httpx would name the value, which may be a secret, in their errors."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable() and name.isascii() and name.isprintable()):
+            raise Unusable(
+                f"the header {clean(name, 60)} would hold a character that HTTP does not allow there: "
+                "correct the value in the credential"
+            )
 
 
 _CORE_ERRORS = (

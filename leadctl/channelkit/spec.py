@@ -18,7 +18,7 @@ class Retransmit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request of a delivery. The first step of a channel is the main one: done = delivered."""
+    """One request of a delivery. The first step that is not preparatory is the main one: done = delivered."""
 
     name: str
     retransmit: Retransmit
@@ -26,6 +26,8 @@ class Step:
     batch: int = 1
     #: LOOKUP: seconds after the attempt in doubt at which the vendor is asked; the last Absent is believed.
     looks: tuple[float, ...] = ()
+    #: Makes something that the main step needs (the contact of a deal); done, it is not yet a delivery.
+    preparatory: bool = False
 
 
 @dataclass(frozen=True, slots=True)

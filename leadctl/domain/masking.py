@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
 
-_EMAIL = re.compile(r"[^\s@<>\"',;:]+@[^\s@<>\"',;:]+\.[^\s@<>\"',;:]+")
+#: Begins only where a word begins: a long text without any "@" is read once, not once per character.
+_EMAIL = re.compile(r"(?<![^\s@<>\"',;:])[^\s@<>\"',;:]++@[^\s@<>\"',;:]+\.[^\s@<>\"',;:]+")
 _PHONE = re.compile(r"\+?\d[\d\-() ]{6,}\d")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+#: Half a surrogate pair ("\ud800" in a JSON column) cannot be written as UTF-8, so it is no text either.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MASK = "***"
 
 
@@ -24,8 +27,8 @@ class Secrets:
         self.add(values)
 
     def add(self, values: Iterable[str]) -> None:
-        """Remember more secrets. Values under 6 characters are too common to be searched for."""
-        new = {value for value in values if len(value) >= 6} - self._values
+        """Remember more secrets, also as they stand in a URL. Under 6 characters they are too common to search for."""
+        new = {form for value in values if len(value) >= 6 for form in _forms(value)} - self._values
         if new:
             self._values |= new
             self._pattern = None
@@ -38,6 +41,15 @@ class Secrets:
             longest_first = sorted(self._values, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
         return self._pattern.sub(MASK, text)
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    return (
+        value,
+        quote(value, safe="", errors="replace"),
+        quote(value, errors="replace"),
+        quote_plus(value, errors="replace"),
+    )
 
 
 def mask_personal(text: str) -> str:

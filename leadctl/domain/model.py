@@ -28,9 +28,10 @@ def sort_key(identity: int | str) -> tuple[int, int, str]:
 def parse_id(text: str) -> int | str:
     """An id as a person types it or the ledger keeps it: an integer where it is written as one."""
     digits = text.removeprefix("-")
-    if digits.isascii() and digits.isdigit() and (digits == "0" or not digits.startswith("0")):
-        return int(text)
-    return text
+    if len(digits) < 20 and digits.isascii() and digits.isdigit() and not digits.startswith("0"):
+        number = int(text)
+        return number if -(2**63) <= number < 2**63 else text  # what no integer column can hold is no number
+    return 0 if text == "0" else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Lead:
             self.name, self.phone, self.email, self.comment, self.page_url,
             sorted(self.utm.items()), [(a.question, a.answer) for a in self.answers],
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(body, ensure_ascii=False).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Destination:
 
 
 def _hash(parts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(parts), ensure_ascii=False).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,97 @@
+"""The question before a bulk run (CONTRACT §3)."""
+
+import shlex
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from leadctl.cli.context import Context
+from leadctl.cli.signals import Interrupted, interruptible
+from leadctl.domain.errors import ConfigError, Declined
+
+if TYPE_CHECKING:
+    from leadctl.services.requests import Question
+
+#: Up to so many deliveries nothing is asked.
+FREE = 100
+NOTHING_KNOWN = "this ledger knows of no earlier send: what another system has delivered would be sent again"
+
+
+def never(question: "Question") -> None:
+    """``resend`` asks nothing."""
+    del question
+
+
+def asker(context: Context, *, yes: bool, stdin_is_ids: bool) -> Callable[["Question"], None]:
+    """What a bulk command asks. Raises Declined, or ConfigError where it would have to ask and cannot."""
+    can_ask = context.input_is_terminal and context.err.is_terminal and not stdin_is_ids
+
+    def confirm(question: "Question") -> None:
+        number = question.totals.deliveries
+        if yes or not can_ask:
+            if question.nothing_known:
+                context.warn(NOTHING_KNOWN, hint="see: leadctl adopt --help")
+            if yes:
+                return
+            if number > FREE:
+                raise ConfigError(
+                    f"{number:,} deliveries need a confirmation, and nobody can be asked here; nothing was sent",
+                    hint=f"look at the plan, then type: {with_yes(context)}",
+                )
+            context.warn(f"no --yes: above {FREE} deliveries this command will stop here with exit 2")
+            return
+        if number > FREE or question.nothing_known:
+            _ask(context, question)
+
+    return confirm
+
+
+def with_yes(context: Context) -> str:
+    """The command as it was typed, with ``--yes``."""
+    words = list(context.argv)
+    words.insert(words.index("--") if "--" in words else len(words), "--yes")
+    return shlex.join(["leadctl", *words])
+
+
+def question_text(context: Context, question: "Question") -> str:
+    """The numbers, the age of the oldest lead, and how many are proven already."""
+    totals = question.totals
+    channels = ", ".join(f"{name} {count:,}" for name, count in totals.by_channel.items())
+    verb = "to be recorded" if question.command == "adopt" else "to be sent"
+    lines = [f"{_plural(totals.leads, 'lead', 'leads')}, {_plural(totals.deliveries, 'delivery', 'deliveries')} "
+             f"{verb}: {channels or 'none'}"]  # fmt: skip
+    lines.append(f"{totals.already_delivered:,} delivered already, {totals.skipped:,} skipped")
+    if totals.oldest is not None:
+        lines.append(f"the oldest lead is {_age(context.now() - totals.oldest)} old")
+    if question.forced:
+        lines.append("--force: what is proven is sent AGAIN")
+    if question.nothing_known:
+        lines.append(f"warning: {NOTHING_KNOWN} (see: leadctl adopt --help)")
+    return "\n".join(lines)
+
+
+def _ask(context: Context, question: "Question") -> None:
+    context.err.write(f"{question_text(context, question)}\nGo on? [y/N] ")
+    context.err.flush()
+    try:
+        with interruptible():
+            answer = context.stdin.readline() if context.stdin else ""
+    except Interrupted as signal:
+        context.err.write("\n")
+        declined = Declined("interrupted at the question; nothing was sent")
+        declined.exit_code = signal.exit_code
+        raise declined from None
+    if answer.strip().lower() not in {"y", "yes", "д", "да"}:
+        raise Declined("declined; nothing was sent")
+
+
+def _plural(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _age(age: timedelta) -> str:
+    if age < timedelta(hours=1):
+        return f"{max(0, int(age.total_seconds() // 60))} minutes"
+    if age < timedelta(days=2):
+        return f"{int(age.total_seconds() // 3600)} hours"
+    return f"{age.days:,} days"

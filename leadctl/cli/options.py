@@ -1,0 +1,150 @@
+"""Options, declared once. A command takes a :class:`Context` and bundles of options; ``register`` tells Typer.
+
+Global options are understood before the command and, hidden from its help, after it.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from leadctl.cli.context import Context, GlobalValues
+
+Command = Callable[..., int]
+LogFormat = Literal["console", "json"]
+
+CHANNEL_FLAGS = ("--channel", "-c")
+
+
+@dataclass(frozen=True)
+class GlobalOptions:
+    """Options of every command; each but ``--version`` has a variable too."""
+
+    config: Annotated[str | None, typer.Option(
+        "--config", metavar="PATH", help="The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …")] = None  # fmt: skip
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only, no progress.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More in the log, tracebacks too.")] = False
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours. NO_COLOR does the same.")] = False
+    log_format: Annotated[LogFormat | None, typer.Option(
+        "--log-format", metavar="FORMAT", help="console, or json: stderr is JSON lines only.")] = None  # fmt: skip
+    log_file: Annotated[str | None, typer.Option("--log-file", metavar="FILE", help="JSON lines, appended.")] = None
+    log_personal_data: Annotated[bool, typer.Option(
+        "--log-personal-data", help="Do not mask e-mail addresses and phones in logs.")] = False  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SelectorOptions:
+    """Which integrations."""
+
+    channel: Annotated[list[str], typer.Option(
+        *CHANNEL_FLAGS, metavar="CHANNEL", help="Only there: email,amocrm, or several -c.")] = field(default_factory=list)  # fmt: skip
+    skip_channel: Annotated[list[str], typer.Option(
+        "--skip-channel", metavar="CHANNEL", help="Not there.")] = field(default_factory=list)  # fmt: skip
+    credential: Annotated[list[str], typer.Option(
+        "--credential", metavar="ID", help="Only this credential.")] = field(default_factory=list)  # fmt: skip
+    credentials_file: Annotated[str | None, typer.Option(
+        "--credentials-file", metavar="FILE", help="JSON: these credentials instead of the database's.")] = None  # fmt: skip
+    settings_file: Annotated[str | None, typer.Option(
+        "--settings-file", metavar="FILE", help="JSON: overlays credentials' settings for this run.")] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which leads."""
+
+    leads: Annotated[list[str], typer.Argument(
+        metavar="LEAD_ID", help="Leads by id.", show_default=False)] = field(default_factory=list)  # fmt: skip
+    ids_file: Annotated[str | None, typer.Option(
+        "--ids-file", metavar="FILE", help="One id a line, or CSV; - is stdin.")] = None  # fmt: skip
+    skip_bad_lines: Annotated[bool, typer.Option(
+        "--skip-bad-lines", help="Send although lines of the file hold no id.")] = False  # fmt: skip
+    project: Annotated[str | None, typer.Option("--project", metavar="ID", help="Leads of this project.")] = None
+    entity: Annotated[str | None, typer.Option("--entity", metavar="ID", help="Leads of this entity.")] = None
+    since: Annotated[str | None, typer.Option(
+        "--since", metavar="TIME", help="Created then or later: 2026-11-24T09:00, 09:00, 3h, 2d.")] = None  # fmt: skip
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Created before then.")] = None
+    max_age: Annotated[str | None, typer.Option("--max-age", metavar="AGE", help="Not older than 7d.")] = None
+
+
+@dataclass(frozen=True)
+class SendOptions:
+    """How to send."""
+
+    delay: Annotated[str | None, typer.Option("--delay", metavar="30s", help="Wait once before sending.")] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what plan prints; send nothing.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Send again what is proven; needs --reason.")] = False
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")] = None
+    retry_unknown: Annotated[bool, typer.Option(
+        "--retry-unknown", help="Send what is in doubt again, at the risk of a second one.")] = False  # fmt: skip
+    wait: Annotated[str | None, typer.Option(
+        "--wait", metavar="10m", help="Wait for another process that holds the run.")] = None  # fmt: skip
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+LeadArgument = Annotated[str, typer.Argument(metavar="LEAD_ID", help="The lead's id.", show_default=False)]
+#: Options whose value is a file: completed as such.
+FILE_OPTIONS = frozenset(
+    {"--config", "--log-file", "--credentials-file", "--settings-file", "--ids-file", "--path", "--results-dir"}
+)
+
+
+def register(app: typer.Typer, name: str, command: Command) -> None:
+    """Make ``command(context, …)`` a command of ``app``."""
+    app.command(name, help=inspect.getdoc(command))(exposed(command))
+
+
+def exposed(command: Command, *, hide_globals: bool = True) -> Callable[..., Any]:
+    """A function as Typer wants it: every bundle spread into its options, and put together again for the call."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    bundles: dict[str, type[Any]] = {}
+    for parameter in list(inspect.signature(command).parameters.values())[1:]:
+        kind = hints[parameter.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            bundles[parameter.name] = kind
+            parameters += _spread(kind)
+        else:
+            parameters.append(_keyword(parameter.name, kind, parameter.default))
+    parameters += _spread(GlobalOptions, hidden=hide_globals)
+
+    def callback(ctx: typer.Context, **values: Any) -> Any:
+        context: Context = ctx.obj
+        given = _gathered(GlobalOptions, values)
+        context.typed = context.typed.merged(GlobalValues(**{f.name: getattr(given, f.name) for f in fields(given)}))
+        if "json_output" in values:
+            context.json_output = values["json_output"] or bool(ctx.parent and ctx.parent.params.get("json_output"))
+        arguments = {name: _gathered(kind, values) for name, kind in bundles.items()}
+        return command(context, **arguments, **values)
+
+    first = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    callback.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+    callback.__annotations__ = {}
+    callback.__doc__ = command.__doc__
+    return callback
+
+
+def _spread(kind: type[Any], *, hidden: bool = False) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    for item in fields(kind):
+        annotation = hints[item.name]
+        if hidden and get_origin(annotation) is Annotated:
+            plain, option = get_args(annotation)
+            option = copy.copy(option)
+            option.hidden = True
+            annotation = Annotated[plain, option]
+        default = item.default if item.default is not MISSING else []
+        yield _keyword(item.name, annotation, default)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _gathered(kind: type[Any], values: dict[str, Any]) -> Any:
+    """The bundle of these values; takes them out. A list that was not given is empty, never None."""
+    taken = {item.name: values.pop(item.name) for item in fields(kind)}
+    return kind(**{name: value for name, value in taken.items() if value is not None})

@@ -1,0 +1,121 @@
+"""From options to what the services are asked."""
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leadctl.cli.context import Context, plain_id
+from leadctl.cli.ids import Coerce, read_ids
+from leadctl.cli.options import SelectionOptions, SelectorOptions, SendOptions
+from leadctl.cli.times import ago, local_zone, parse_duration, parse_time
+from leadctl.domain.errors import ConfigError
+from leadctl.domain.model import LeadId
+
+if TYPE_CHECKING:
+    from leadctl.services.requests import LeadSelection, Selectors
+
+
+def selectors(options: SelectorOptions) -> "Selectors":
+    """Which integrations. Raises ConfigError for a channel that does not exist, with the nearest."""
+    from leadctl.services.requests import Selectors
+
+    return Selectors(
+        channels=_channels(options.channel, "--channel"),
+        skip_channels=_channels(options.skip_channel, "--skip-channel"),
+        credentials=tuple(_split(options.credential)),
+        credentials_file=_file(options.credentials_file, "--credentials-file"),
+        settings_file=_file(options.settings_file, "--settings-file"),
+    )
+
+
+def lead_selection(context: Context, options: SelectionOptions, coerce: Coerce) -> "LeadSelection":
+    """Which leads: arguments and file together, the others ANDed. Raises ConfigError if nothing selects."""
+    from leadctl.services.requests import LeadSelection
+
+    now, zone = context.now(), local_zone(context.loaded.settings.timezone)
+    since = parse_time(options.since, "--since", now=now, zone=zone) if options.since else None
+    until = parse_time(options.until, "--until", now=now, zone=zone) if options.until else None
+    if options.max_age:
+        oldest = ago(parse_duration(options.max_age, "--max-age"), "--max-age", now)
+        since = max(since, oldest) if since else oldest
+    if since and until and since >= until:
+        raise ConfigError("no lead can be that new and that old: --since (or --max-age) is not before --until")
+    ids = named_ids(context, options, coerce)
+    if ids is None and options.project is None and options.entity is None and since is None and until is None:
+        raise ConfigError(
+            "no lead is selected", hint="name leads, or use --ids-file, --project, --entity, --since or --max-age"
+        )
+    return LeadSelection(ids=ids, project=options.project, entity=options.entity, since=since, until=until)
+
+
+def named_ids(context: Context, options: SelectionOptions, coerce: Coerce) -> list[LeadId] | None:
+    """The ids of the arguments and of the file, each once, as given; None if there are neither."""
+    if options.skip_bad_lines and options.ids_file is None:
+        raise ConfigError("--skip-bad-lines is about --ids-file, which is not given")
+    if not options.leads and options.ids_file is None:
+        return None
+    ids = [lead_id(text, coerce) for text in options.leads]
+    if options.ids_file is not None:
+        stdin = getattr(context.stdin, "buffer", None)
+        parsed = read_ids(options.ids_file, stdin, coerce, skip_bad_lines=options.skip_bad_lines)
+        if parsed.bad:
+            context.warn(f"{options.ids_file}: {len(parsed.bad)} lines left out: {parsed.complaint()}")
+        ids += parsed.ids
+    return list(dict.fromkeys(ids))
+
+
+def lead_id(text: str, coerce: Coerce) -> LeadId:
+    """An id of the command line as the database holds it. Raises ConfigError."""
+    try:
+        return coerce(plain_id(text.strip()))
+    except ValueError:
+        raise ConfigError(f"{text[:80]!r} is not a lead id of this database") from None
+
+
+def force_reason(options: SendOptions) -> str | None:
+    """The reason of a forced send. Raises ConfigError if one of both flags stands alone."""
+    reason = (options.reason or "").strip()
+    if options.force and not reason:
+        raise ConfigError("--force sends again what is proven: say why", hint="add --reason TEXT")
+    if options.reason is not None and not options.force:
+        raise ConfigError("--reason is about --force, which is not given")
+    return reason or None
+
+
+def seconds(text: str | None, option: str) -> float:
+    """A duration that may be missing."""
+    return parse_duration(text, option) if text is not None else 0.0
+
+
+def _split(values: list[str]) -> list[str]:
+    """``-c email,amocrm -c telegram`` as one list, each once."""
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def _channels(values: list[str], option: str) -> tuple[str, ...]:
+    names = tuple(_split(values))
+    if values and not names:
+        raise ConfigError(f"{option}: no channel is named")
+    for name in names:
+        check_channel(name, option)
+    return names
+
+
+def check_channel(name: str, option: str) -> None:
+    """Raises ConfigError for a channel that there is not, with the nearest."""
+    from leadctl.channels import channel_names
+
+    known = channel_names()
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(f"{option}: there is no channel {name!r}", hint=hint)
+
+
+def _file(text: str | None, option: str) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.is_file():
+        raise ConfigError(f"{option}: {text} is not a file")
+    return path

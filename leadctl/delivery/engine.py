@@ -1,0 +1,397 @@
+"""The engine: lanes side by side, each request claimed before its first byte and recorded after its answer."""
+
+import asyncio
+import traceback
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from leadctl.delivery.breaker import BreakerState
+from leadctl.delivery.jobs import Job, Mode
+from leadctl.delivery.lanes import AccountQueue, Batch, Lane, Parking, lanes_of
+from leadctl.delivery.limits import Limiter
+from leadctl.delivery.retries import Policy
+from leadctl.delivery.settling import Answered, Settler, snake
+from leadctl.domain.errors import (
+    Ambiguous,
+    DeliveryError,
+    LeadctlError,
+    LimitReached,
+    Throttled,
+    Transient,
+    Unusable,
+)
+from leadctl.domain.events import Claimed, RunEvent
+from leadctl.domain.model import CannotTell, Finding, Receipt
+from leadctl.domain.outcomes import ErrorCode, Outcome
+from leadctl.domain.ports import Clock, Granted, Ledger, Observer, Record
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """What the engine leaves to its caller: deliveries still pending in the ledger are closed by these reasons."""
+
+    parked: dict[int | str, Parking] = field(default_factory=dict)
+    bug: bool = False
+    stopped: bool = False
+
+
+class Engine:
+    """Carries the deliveries of one run."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        ledger: Ledger,
+        clock: Clock,
+        limiter: Limiter,
+        policy: Policy,
+        observer: Observer,
+        bulk: bool = False,
+        drain: float = 20.0,
+    ) -> None:
+        self._run_id = run_id
+        self._ledger = ledger
+        self._clock = clock
+        self._limiter = limiter
+        self._policy = policy
+        self._observer = observer
+        self._drain = drain
+        self._stop = asyncio.Event()
+        self._sends: set[asyncio.Task[Any]] = set()
+        self._report = EngineReport()
+        self._settler = Settler(run_id, ledger, clock, limiter, policy, observer, bulk=bulk)
+
+    def stop(self) -> None:
+        """Take nothing more, and drain. Call it in the engine's loop."""
+        self._stop.set()
+
+    async def run(self, queues: Sequence[AccountQueue]) -> EngineReport:
+        """Until every queue is done, parked, or the engine is stopped. Raises DatabaseUnreachable."""
+        lanes = lanes_of(queues, self._policy.scale)
+        workers = [
+            asyncio.create_task(self._work(lane), name=lane.scope) for lane in lanes for _ in range(lane.concurrency)
+        ]
+        drainer = asyncio.create_task(self._drain_when_stopped(lanes))
+        try:
+            await self._gather(workers)
+        finally:
+            drainer.cancel()
+            await asyncio.gather(drainer, return_exceptions=True)
+        await self._close(queues)
+        return self._report
+
+    async def _gather(self, workers: Sequence[asyncio.Task[None]]) -> None:
+        """All workers; the first failure (the ledger's) ends the others."""
+        if not workers:
+            return
+        done, pending = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _drain_when_stopped(self, lanes: Sequence[Lane]) -> None:
+        await self._stop.wait()
+        self._report.stopped = True
+        for lane in lanes:
+            lane.wake()
+        await self._clock.sleep(self._drain)
+        for task in list(self._sends):
+            task.cancel()
+
+    # --- one lane ------------------------------------------------------------------------------------------
+
+    async def _work(self, lane: Lane) -> None:
+        while not self._stop.is_set():
+            if not await self._may_go(lane):
+                if lane.finished:
+                    break
+                continue
+            half_open = lane.breaker.state is BreakerState.HALF_OPEN
+            lane.busy += 1
+            try:
+                batch = await lane.next_batch(self._clock.monotonic(), 1 if half_open else None)
+                if batch is not None:
+                    await self._carry(lane, batch)
+            finally:
+                lane.busy -= 1
+                lane.wake()
+            if batch is None:
+                if lane.finished:
+                    break
+                await self._wait(lane, lane.next_due())
+        lane.wake()
+
+    async def _wait(self, lane: Lane, until: float | None) -> None:
+        """Until something changes in the lane, the run is stopped, or the time has come."""
+        waits: list[asyncio.Future[Any]] = [lane.changed(), asyncio.ensure_future(self._stop.wait())]
+        if until is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep(max(0.0, until - self._clock.monotonic()))))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _may_go(self, lane: Lane) -> bool:
+        """The breaker's word: closed, or half open and nobody under way."""
+        breaker = lane.breaker
+        if breaker.state is BreakerState.CLOSED:
+            return True
+        now = self._clock.monotonic()
+        if breaker.state is BreakerState.HALF_OPEN:
+            if lane.busy == 0:
+                return True
+            await self._wait(lane, None)
+            return False
+        if lane.finished:
+            return False
+        if breaker.open_for(now) > self._policy.patience:
+            await self._vendor_down(lane)
+        elif now < breaker.probe_at or lane.probing or lane.busy:
+            await self._wait(lane, breaker.probe_at if now < breaker.probe_at else None)
+        else:
+            await self._probe(lane)
+        return False
+
+    async def _probe(self, lane: Lane) -> None:
+        queue = next((queue for queue in lane.queues if not queue.idle and not queue.parking), None)
+        if queue is None:
+            return
+        lane.probing = True
+        try:
+            await self._cancellable(queue.route.channel.check())
+        except (Transient, Ambiguous, Throttled, asyncio.CancelledError):
+            lane.breaker.probe_failed(self._clock.monotonic())
+        except (Unusable, LimitReached) as error:
+            await self._settler.park(queue, error)
+            lane.breaker.probe_passed()
+        except Exception as error:  # noqa: BLE001 a bug in a check must not end the other lanes
+            self._say_bug(queue, error)
+            lane.breaker.probe_failed(self._clock.monotonic())
+        else:
+            lane.breaker.probe_passed()
+        finally:
+            lane.probing = False
+            lane.wake()
+
+    async def _vendor_down(self, lane: Lane) -> None:
+        error = Transient("the vendor did not answer for longer than [send] patience")
+        for queue in lane.queues:
+            if not queue.parking:
+                await self._settler.end(queue, Parking(ErrorCode.VENDOR_DOWN, error))
+        lane.breaker.succeeded()
+
+    # --- one request -----------------------------------------------------------------------------------------
+
+    async def _carry(self, lane: Lane, batch: Batch) -> None:
+        try:
+            if batch.mode is Mode.HELD:
+                await self._settler.hold(batch)
+            elif batch.mode is Mode.NOTHING:
+                await self._settler.nothing_left(batch)
+            elif not await self._slot(batch):
+                self._back(batch)
+            elif batch.mode is Mode.LOOK:
+                await self._look(lane, batch)
+            else:
+                await self._send(lane, batch)
+        except LeadctlError:
+            raise
+        except Exception as error:  # noqa: BLE001 whatever it is, these deliveries get an outcome
+            await self._bug(lane, batch, error)
+
+    def _back(self, batch: Batch) -> None:
+        now = self._clock.monotonic()
+        for job in batch.jobs:
+            batch.queue.put(job, now, now)
+
+    async def _slot(self, batch: Batch) -> bool:
+        """A place in every bucket. False: stopped, or the pause is longer than patience."""
+        queue = batch.queue
+        while not self._stop.is_set() and not queue.parking:
+            pause = self._limiter.pause_left(queue.buckets)
+            if pause > self._policy.patience:
+                error = LimitReached(f"the vendor asks to wait {pause:.0f} s, longer than [send] patience")
+                await self._settler.park(queue, error)
+                return False
+            wait = self._limiter.reserve(queue.buckets)
+            if wait > 0:
+                await self._sleep(wait)
+            if self._limiter.pause_left(queue.buckets) <= 0:
+                return not self._stop.is_set() and not queue.parking
+        return False
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, unless the run is stopped."""
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([sleep, stop], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleep, stop):
+                task.cancel()
+            await asyncio.gather(sleep, stop, return_exceptions=True)
+
+    async def _cancellable(self, request: Coroutine[Any, Any, T]) -> T:
+        """Run a request so that the end of the drain can cut it."""
+        task = asyncio.create_task(request)
+        self._sends.add(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                raise
+            raise _Cut from None
+        finally:
+            self._sends.discard(task)
+
+    async def _send(self, lane: Lane, batch: Batch) -> None:
+        queue, step = batch.queue, batch.step
+        channel = queue.route.channel
+        try:
+            context = await self._cancellable(channel.prepare(step))
+        except _Cut:
+            self._back(batch)
+            return
+        except DeliveryError as error:
+            await self._not_sent(lane, batch, error)
+            return
+        jobs = await self._claim(batch, self._clock.now(), context)
+        if not jobs:
+            return
+        self._observer(Claimed(queue.route.name, queue.route.account.credential_id, len(jobs)))
+        started, began = self._clock.now(), self._clock.monotonic()
+        receipts: Mapping[str, Receipt]
+        status, answer, digest = None, "", None
+        whole: DeliveryError | None = None
+        try:
+            verdict = await self._cancellable(channel.send(step, [job.delivery() for job in jobs]))
+            receipts, status, answer, digest = (
+                verdict.receipts, verdict.http_status, verdict.answer, verdict.request_digest,
+            )  # fmt: skip
+        except _Cut:
+            whole = Ambiguous("the run was stopped while the vendor had not answered yet")
+        except DeliveryError as error:
+            whole = error
+        if whole is not None:
+            receipts = {job.key: whole for job in jobs}
+            digest = whole.request_digest
+        self._note_health(lane, jobs, whole)
+        await self._settler.settle(
+            batch,
+            jobs,
+            receipts,
+            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, answer, digest),
+        )
+
+    async def _not_sent(self, lane: Lane, batch: Batch, error: DeliveryError) -> None:
+        """``prepare`` failed: nothing was claimed and nothing was sent, whatever became of its own request."""
+        if isinstance(error, Ambiguous):
+            error = Transient(error.message, http_status=error.http_status, vendor_code=error.vendor_code)
+        self._note_health(lane, batch.jobs, error)
+        now = self._clock.now()
+        answered = Answered(now, now, 0.0, {}, error.http_status, error.answer, None)
+        await self._settler.settle(batch, batch.jobs, {job.key: error for job in batch.jobs}, answered, claimed=False)
+
+    async def _look(self, lane: Lane, batch: Batch) -> None:
+        """Ask the vendor which of these it has."""
+        foreign = [job for job in batch.jobs if job.foreign]
+        ours = [job for job in batch.jobs if not job.foreign]
+        taken = await self._claim(Batch(batch.queue, batch.step, batch.mode, foreign), None, {}) if foreign else []
+        jobs = ours + taken
+        if not jobs:
+            return
+        started, began = self._clock.now(), self._clock.monotonic()
+        findings: Mapping[str, Finding]
+        whole: DeliveryError | None = None
+        try:
+            findings = await self._cancellable(
+                batch.queue.route.channel.find(batch.step, [job.delivery() for job in jobs])
+            )
+        except _Cut:
+            findings = {job.key: CannotTell("the run was stopped") for job in jobs}
+        except (Transient, Ambiguous) as error:
+            whole = error
+            findings = {job.key: CannotTell(error.message) for job in jobs}
+        except DeliveryError as error:
+            await self._settler.look_refused(batch, jobs, error, started)
+            return
+        self._note_health(lane, jobs, whole)
+        await self._settler.found(batch, jobs, findings, started, self._clock.monotonic() - began)
+
+    async def _claim(self, batch: Batch, now: datetime | None, context: Mapping[str, str]) -> list[Job]:
+        """Write the intents; those granted. ``now`` None: take over what is in doubt, as it is."""
+        intents = [
+            job.intent(batch.step, now or job.sent_at or self._clock.now(), job.context if job.in_doubt else context)
+            for job in batch.jobs
+        ]
+        claims = await self._ledger.claim(self._run_id, intents)
+        granted: list[Job] = []
+        crashed: list[Record] = []
+        for job, claim in zip(batch.jobs, claims, strict=True):
+            if not isinstance(claim, Granted):
+                await self._settler.refused(batch, job, claim)
+                continue
+            if job.crashed and job.sent_at is not None:
+                lost = job.attempt(batch.step, job.trigger, job.sent_at, None, snake(Ambiguous))
+                crashed.append(Record(attempt=lost))
+            job.granted(claim.target)
+            granted.append(job)
+        if crashed:
+            await self._ledger.record(self._run_id, crashed)
+        return granted
+
+    def _note_health(self, lane: Lane, jobs: Sequence[Job], error: DeliveryError | None) -> None:
+        """Tell the breaker: refused, DNS, time-out and 5xx count, if the request carried a new delivery."""
+        down = isinstance(error, (Transient, Ambiguous)) and (error.http_status is None or error.http_status >= 500)
+        if not down:
+            lane.breaker.succeeded()
+            lane.failed_keys.clear()
+            return
+        keys = {job.key for job in jobs}
+        if keys <= lane.failed_keys and lane.breaker.state is BreakerState.CLOSED:
+            return
+        lane.failed_keys |= keys
+        if lane.breaker.failed(self._clock.monotonic()):
+            queue = lane.queues[0]
+            fields = {"channel": queue.route.name, "credential_id": queue.route.account.credential_id,
+                      "seconds": round(lane.breaker.probe_at - self._clock.monotonic(), 1),
+                      "reason": error.message if error else ""}  # fmt: skip
+            self._observer(RunEvent("throttled", "warning", fields))
+
+    async def _bug(self, lane: Lane, batch: Batch, error: Exception) -> None:
+        self._say_bug(batch.queue, error)
+        bug = Ambiguous(f"leadctl failed ({type(error).__name__}); this is a bug, please report it")
+        await self._settler.after_bug(batch, bug)
+        for queue in lane.queues:
+            if not queue.parking:
+                await self._settler.end(queue, Parking(ErrorCode.BUG, bug))
+
+    def _say_bug(self, queue: AccountQueue, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        self._observer(RunEvent("bug", "error", {"channel": queue.route.name, "traceback": text}))
+        self._report.bug = True
+
+    async def _close(self, queues: Sequence[AccountQueue]) -> None:
+        """Give what was begun and is still in memory its outcome; the rest is pending in the ledger."""
+        for queue in queues:
+            if queue.parking:
+                self._report.parked[queue.route.account.credential_id] = queue.parking
+                await self._settler.release(queue, Outcome.UNPROCESSED, queue.parking.code, queue.parking.error)
+            elif self._stop.is_set():
+                error = Transient("the run was stopped")
+                await self._settler.release(queue, Outcome.UNPROCESSED, ErrorCode.RUN_STOPPED, error)
+
+
+class _Cut(Exception):
+    """The drain is over: this request's answer is not waited for any longer."""

@@ -1,0 +1,196 @@
+"""Queues: one per credential, and the lane that credentials with one narrowest limit share."""
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from leadctl.channelkit.spec import Bucket, Step
+from leadctl.delivery.breaker import Breaker
+from leadctl.delivery.jobs import Job, Mode, Route
+from leadctl.domain.errors import DeliveryError
+from leadctl.domain.outcomes import ErrorCode
+
+#: The next pending deliveries of one credential, in order; an empty list: no more.
+Source = Callable[[int], Awaitable[list[Job]]]
+
+#: How many deliveries are fetched at once: bounds memory, whatever the size of the run.
+PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Deliveries of one credential that are at the same step, for one request."""
+
+    queue: "AccountQueue"
+    step: Step
+    mode: Mode
+    jobs: list[Job]
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """Why a credential sends nothing more in this run."""
+
+    code: ErrorCode
+    error: DeliveryError
+
+
+@dataclass(slots=True)
+class AccountQueue:
+    """What waits for one credential. Times are monotonic seconds."""
+
+    route: Route
+    source: Source
+    buckets: Sequence[Bucket]
+    parking: Parking | None = None
+    #: A smaller batch than the channel's, after a refusal of its size.
+    batch_cap: int | None = None
+    #: The first refusals in a row with one code and path: a wrong configuration refuses everything alike.
+    equal_refusals: int = 0
+    accepted_any: bool = False
+    refusal: tuple[str | None, str | None] | None = None
+    _ready: deque[Job] = field(default_factory=deque)
+    _later: list[tuple[float, int, Job]] = field(default_factory=list)
+    _exhausted: bool = False
+    _order: Iterator[int] = field(default_factory=itertools.count)
+    _filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def put(self, job: Job, due: float, now: float) -> None:
+        job.due = due
+        if due <= now:
+            self._ready.append(job)
+        else:
+            heapq.heappush(self._later, (due, next(self._order), job))
+
+    def wake(self, now: float) -> None:
+        """What is due becomes ready, before what is fresh."""
+        due: list[Job] = []
+        while self._later and self._later[0][0] <= now:
+            due.append(heapq.heappop(self._later)[2])
+        self._ready.extendleft(reversed(due))
+
+    async def fill(self) -> None:
+        """Fetch more, if what is ready would not fill a request."""
+        if self.parking or self._exhausted:
+            return
+        async with self._filling:
+            while not self._exhausted and len(self._ready) < self._wanted():
+                fresh = await self.source(PAGE)
+                self._exhausted = not fresh
+                self._ready.extend(fresh)
+
+    def _wanted(self) -> int:
+        return max(step.batch for step in self.route.channel.steps)
+
+    def take(self, at_most: int | None = None) -> Batch | None:
+        """The next request's deliveries: the first ready one, and others at the same step."""
+        if self.parking or not self._ready:
+            return None
+        first = self._ready[0]
+        step = first.step()
+        if step is None:
+            return Batch(self, self.route.channel.steps[0], Mode.NOTHING, [self._ready.popleft()])
+        mode = first.mode(step)
+        size = min(step.batch, self.route.channel.batch_size(step), self.batch_cap or step.batch)
+        if at_most is not None:
+            size = min(size, at_most)
+        return Batch(self, step, mode, self._pick(step, mode, max(1, size)))
+
+    def _pick(self, step: Step, mode: Mode, size: int) -> list[Job]:
+        picked: list[Job] = []
+        passed: list[Job] = []
+        channel = self.route.channel
+        scanned = 0
+        while self._ready and len(picked) < size and scanned < 4 * PAGE:
+            scanned += 1
+            job = self._ready.popleft()
+            at = job.step()
+            alone = channel.batch_alone(step, job.delivery()) if mode is Mode.SEND else False
+            fits = at is not None and at.name == step.name and job.mode(at) is mode and not (alone and picked)
+            (picked if fits else passed).append(job)
+            if alone and fits:
+                break
+        self._ready.extendleft(reversed(passed))
+        return picked
+
+    def next_due(self) -> float | None:
+        if self.parking:
+            return None
+        return self._later[0][0] if self._later else None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing ready, nothing waiting, nothing more to fetch; or parked."""
+        return self.parking is not None or not (self._ready or self._later or not self._exhausted)
+
+    def empty(self) -> list[Job]:
+        """Take everything out that is in memory."""
+        jobs = [*self._ready, *(job for _, _, job in sorted(self._later, key=lambda entry: entry[:2]))]
+        self._ready.clear()
+        self._later.clear()
+        self._exhausted = True
+        return jobs
+
+
+@dataclass(slots=True)
+class Lane:
+    """The credentials behind one narrowest limit. They take turns."""
+
+    scope: str
+    queues: list[AccountQueue]
+    breaker: Breaker
+    busy: int = 0
+    probing: bool = False
+    #: Deliveries whose requests failed in a row: the breaker wants different ones.
+    failed_keys: set[str] = field(default_factory=set)
+    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    _turn: int = 0
+
+    @property
+    def concurrency(self) -> int:
+        return max(queue.route.channel.spec.concurrency for queue in self.queues)
+
+    async def next_batch(self, now: float, at_most: int | None = None) -> Batch | None:
+        """The next request of the credential whose turn it is."""
+        for offset in range(len(self.queues)):
+            queue = self.queues[(self._turn + offset) % len(self.queues)]
+            queue.wake(now)
+            await queue.fill()
+            batch = queue.take(at_most)
+            if batch is not None:
+                self._turn = (self._turn + offset + 1) % len(self.queues)
+                return batch
+        return None
+
+    def next_due(self) -> float | None:
+        dues = [due for queue in self.queues if (due := queue.next_due()) is not None]
+        return min(dues, default=None)
+
+    @property
+    def finished(self) -> bool:
+        return self.busy == 0 and all(queue.idle for queue in self.queues)
+
+    def changed(self) -> "asyncio.Future[None]":
+        """Done at the next :meth:`wake`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def wake(self) -> None:
+        """Something changed: whoever waits looks again."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def lanes_of(queues: Sequence[AccountQueue], scale: float) -> list[Lane]:
+    """Lanes by the narrowest bucket."""
+    lanes: dict[str, Lane] = {}
+    for queue in queues:
+        scope = queue.buckets[-1].scope
+        lanes.setdefault(scope, Lane(scope, [], Breaker(scale=scale))).queues.append(queue)
+    return list(lanes.values())

@@ -1,0 +1,29 @@
+"""What follows a look-up at the vendor. Pure."""
+
+from leadctl.delivery.retries import Again, Facts, Final, Look, Policy, backoff, ended, tries_spent
+from leadctl.domain.model import Absent, Finding, Found
+from leadctl.domain.outcomes import ErrorCode, Outcome
+
+
+def after_finding(
+    finding: Finding, looks_done: int, failures: int, facts: Facts, policy: Policy
+) -> Again | Look | Final:
+    """``looks_done`` absences were seen, this one included; ``failures`` look-ups could not tell.
+
+    Only the last Absent that the sheet asks for is believed. ``Found`` is the caller's.
+    """
+    if isinstance(finding, Found):
+        raise TypeError("a found delivery needs no decision")
+    if isinstance(finding, Absent):
+        if looks_done < len(facts.step.looks):
+            return Look(facts.step.looks[looks_done] / policy.scale)
+        absent = Facts(facts.step, facts.tries, facts.spent, in_doubt=False, hold=facts.hold)
+        if tries_spent(absent.tries, policy):
+            return ended(absent, ErrorCode.TRIES_EXHAUSTED)
+        if absent.spent > policy.timeout:
+            return ended(absent, ErrorCode.TIME_EXHAUSTED)
+        return Again(0.0)
+    delay = backoff(failures + 2, policy.scale)
+    if facts.spent + delay > policy.timeout:
+        return Final(Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)
+    return Look(delay, from_now=True)

@@ -1,0 +1,89 @@
+"""What the commands ask of the services, as values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from leadctl.domain.model import LeadId
+
+
+@dataclass(frozen=True, slots=True)
+class Selectors:
+    """Which integrations (CONTRACT §2.6). Empty means all."""
+
+    channels: tuple[str, ...] = ()
+    skip_channels: tuple[str, ...] = ()
+    credentials: tuple[str, ...] = ()
+    credentials_file: Path | None = None
+    settings_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeadSelection:
+    """Which leads. ``ids`` None: every lead that the other selectors match.
+
+    ``project`` and ``entity`` are compared as text. Times are aware.
+    """
+
+    ids: Sequence[LeadId] | None = None
+    project: str | None = None
+    entity: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def named(self) -> bool:
+        """Whether the leads were named by a person: then `rejected` ones are tried again."""
+        return self.ids is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """One invocation of a command that sends. Seconds are floats."""
+
+    command: Literal["resend", "bulk-resend"]
+    leads: LeadSelection
+    selectors: Selectors = field(default_factory=Selectors)
+    delay: float = 0.0
+    force_reason: str | None = None
+    retry_unknown: bool = False
+    #: How long to wait for the run's lease before giving up with exit 7.
+    wait: float = 0.0
+    fail_on_empty: bool = False
+    results_dir: Path | None = None
+    #: The global options as they were typed, to be repeated in ``next_command``.
+    global_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTotals:
+    """The sums of a plan (CONTRACT §4)."""
+
+    leads: int = 0
+    not_found: int = 0
+    filtered_count: int = 0
+    deliveries: int = 0
+    already_delivered: int = 0
+    skipped: int = 0
+    by_channel: Mapping[str, int] = field(default_factory=dict)
+    #: Planned deliveries by state: new, failed, rejected, unknown, incomplete.
+    by_state: Mapping[str, int] = field(default_factory=dict)
+    #: Enabled, selected, linked credentials that are invalid_credential (exit 4 for a sending command).
+    invalid_credentials: int = 0
+    #: Unknown deliveries that only --retry-unknown or a person settles.
+    held_unknown: int = 0
+    #: Creation time of the oldest lead with something to send.
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the operator is asked before a run sends (CONTRACT §3)."""
+
+    command: str
+    totals: PlanTotals
+    #: The ledger knows of no earlier send at all.
+    nothing_known: bool
+    forced: bool = False

@@ -1,0 +1,194 @@
+"""Opening databases: URLs, drivers, SQLite's modes, and what a failure means to a person."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
+from leadctl.domain.masking import clean
+
+#: Seconds that a statement waits for SQLite's lock.
+BUSY_TIMEOUT = 5.0
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mysql+pymysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
+}
+#: SQLite's primary result codes (https://www.sqlite.org/rescode.html).
+_SQLITE_BUSY = {5, 6}
+_SQLITE_FULL = 13
+_SQLITE_READONLY = {3, 8, 14}
+_SQLITE_BROKEN = {11, 26}
+#: SQLSTATE of PostgreSQL: deadlock, serialization, lock not available; wrong password, no such database or role.
+_PG_RETRY = {"40P01", "40001", "55P03"}
+_PG_CONFIG = {"28P01", "28000", "3D000", "42501"}
+#: MySQL's error numbers, alike. 1142: a command that this user may not give.
+_MYSQL_RETRY = {1205, 1213}
+_MYSQL_CONFIG = {1044, 1045, 1049, 1142, 1698}
+
+
+def parse_url(text: str, key: str) -> URL:
+    """The URL with the driver that leadctl uses. ``key`` is the config key, for messages; passwords are never said."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"{key} is not a database URL", hint="write for example sqlite:///leads.db") from None
+    driver = _DRIVERS.get(url.drivername)
+    if driver is None:
+        raise ConfigError(
+            f"{key}: {clean(url.drivername, 60)} is not supported", hint="use sqlite://, postgresql:// or mysql://"
+        )
+    url = url.set(drivername=driver)
+    if driver == "sqlite" and (not url.database or url.database == ":memory:" or url.database.startswith("file:")):
+        raise ConfigError(f"{key} must name a SQLite file", hint="write sqlite:///FILE, or sqlite:////ABSOLUTE/FILE")
+    return url
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of a SQLite URL; None for a server."""
+    return Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
+
+
+def describe(url: URL) -> str:
+    """The database for people: no password, no user."""
+    path = sqlite_path(url)
+    if path is not None:
+        return str(path)
+    port = f":{url.port}" if url.port else ""
+    return f"{url.get_backend_name()} {url.host or 'localhost'}{port}/{url.database or ''}"
+
+
+def sqlite_engine(
+    path: Path,
+    mode: Literal["ro", "rw", "rwc"],
+    *,
+    immediate: bool = False,
+    wal: bool = False,
+    lenient: bool = False,
+) -> Engine:
+    """An engine over a SQLite file.
+
+    ``immediate``: every transaction takes the write lock at its beginning. ``lenient``: bytes that are no UTF-8
+    are replaced; one such byte in one lead would otherwise fail the whole page.
+    """
+    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves; a read outside a transaction holds no lock
+        if lenient:
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        if wal:
+            connection.execute("PRAGMA journal_mode=WAL")
+        if mode != "ro":
+            connection.execute("PRAGMA synchronous=FULL")
+
+    if immediate:
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Any) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def server_engine(url: URL) -> Engine:
+    """An engine over a server. Raises ConfigError naming the extra when the driver is missing."""
+    backend = url.get_backend_name()
+    # Without gap locks two processes insert side by side; every write is guarded by a lock on its row.
+    options: dict[str, Any] = {"isolation_level": "READ COMMITTED"} if backend == "mysql" else {}
+    try:
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, **options)
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"the driver for {backend} is not installed", hint=f'install it with: pip install "leadctl[{backend}]"'
+        ) from None
+
+
+def is_busy(error: DBAPIError) -> bool:
+    """Whether the same transaction may be tried again: another process holds a lock, nothing was committed."""
+    number = _sqlite_code(error.orig)
+    if number is not None:
+        return number in _SQLITE_BUSY
+    return _sqlstate(error.orig) in _PG_RETRY or _mysql_code(error.orig) in _MYSQL_RETRY
+
+
+@contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Turns the database's failures into errors for people. ``place`` says which database."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise explain(error, place) from None
+
+
+def explain(error: SQLAlchemyError, place: str) -> LeadctlError:
+    """What the failure means. SQL and parameters are left out: they hold personal data and secrets."""
+    orig = error.orig if isinstance(error, DBAPIError) else None
+    if orig is None:
+        return DatabaseUnreachable(f"{place}: {type(error).__name__}", hint="type the same command again later")
+    if isinstance(orig, sqlite3.Error):
+        return _explain_sqlite(orig, place)
+    said = clean(_first_line(orig), 200)
+    if _sqlstate(orig) in _PG_CONFIG or _mysql_code(orig) in _MYSQL_CONFIG or _password_refused(orig):
+        return ConfigError(f"{place} refuses us: {said}", hint="check user, password, name and rights of the database")
+    return DatabaseUnreachable(f"{place} does not answer: {said}", hint="type the same command again later")
+
+
+def _explain_sqlite(orig: sqlite3.Error, place: str) -> LeadctlError:
+    number = _sqlite_code(orig)
+    if number in _SQLITE_BUSY:
+        return DatabaseUnreachable(
+            f"{place} is locked by another process", hint="type the same command again when it is free"
+        )
+    if number == _SQLITE_FULL:
+        return DatabaseUnreachable(f"the disk of {place} is full", hint="free some space and type the command again")
+    if number in _SQLITE_READONLY:
+        return DatabaseUnreachable(
+            f"{place} cannot be opened or written ({clean(str(orig), 100)})",
+            hint="give this user the right to write to the file and its directory",
+        )
+    if number in _SQLITE_BROKEN:
+        return ConfigError(f"{place} is not a sound SQLite database ({clean(str(orig), 100)})")
+    return DatabaseUnreachable(f"{place}: {clean(str(orig), 200)}", hint="type the same command again later")
+
+
+def _sqlite_code(orig: object) -> int | None:
+    code = getattr(orig, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def _sqlstate(orig: object) -> str | None:
+    return getattr(orig, "sqlstate", None)
+
+
+def _mysql_code(orig: BaseException | None) -> int | None:
+    if orig is None or not type(orig).__module__.startswith("pymysql"):
+        return None
+    return orig.args[0] if orig.args and isinstance(orig.args[0], int) else None
+
+
+def _password_refused(orig: BaseException) -> bool:
+    """libpq gives no code for a refused login, but it knows whether the server asked for a password."""
+    login = getattr(orig, "pgconn", None)
+    return bool(getattr(login, "used_password", False) or getattr(login, "needs_password", False))
+
+
+def _first_line(orig: BaseException) -> str:
+    """PostgreSQL's second line (DETAIL) quotes values of the row."""
+    text = str(orig.args[-1]) if _mysql_code(orig) is not None else str(orig)
+    return text.splitlines()[0] if text else type(orig).__name__

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from leadctl.channelkit.channel import Toolbox
+from leadctl.channelkit.channel import ChannelConfig, Text, Toolbox
 from leadctl.channelkit.http import Answer, HttpRequest
 from leadctl.domain.errors import Ambiguous, DeliveryError, LimitReached, Throttled, Transient, Unusable
 from leadctl.domain.events import TokenRefreshed
@@ -79,6 +79,34 @@ class OAuthClient:
     client_id: str
     client_secret: str = field(repr=False)
     redirect_uri: str
+
+
+class OAuthConfig(ChannelConfig):
+    """``access_token`` alone is a long-lived token; with ``refresh_token`` and the client's three keys it is OAuth."""
+
+    access_token: Token
+    refresh_token: SecretStr | None = None
+    client_id: Text | None = Field(default=None, validate_default=True)
+    client_secret: SecretStr | None = Field(default=None, validate_default=True)
+    redirect_uri: str | None = Field(default=None, validate_default=True)
+    expires_at: UnixTime | None = None
+
+    @field_validator("client_id", "client_secret", "redirect_uri")
+    @classmethod
+    def _needed_to_refresh(cls, value: Any, info: ValidationInfo) -> Any:
+        if not value and info.data.get("refresh_token"):
+            raise ValueError("is needed with refresh_token")
+        return value
+
+    def tokens(self) -> Tokens:
+        refresh = self.refresh_token.get_secret_value() if self.refresh_token else ""
+        return Tokens(self.access_token.get_secret_value(), refresh, self.expires_at)
+
+    def oauth_client(self, token_url: str) -> OAuthClient | None:
+        """Who refreshes the token; None for a long-lived one."""
+        if not (self.refresh_token and self.client_id and self.client_secret and self.redirect_uri):
+            return None
+        return OAuthClient(token_url, self.client_id, self.client_secret.get_secret_value(), self.redirect_uri)
 
 
 def _refused(answer: Answer) -> bool:

@@ -8,9 +8,12 @@ import phonenumbers
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Lead
 
-#: What may stand in SMTP's RCPT and in a vendor's e-mail field: no spaces, quotes, brackets or controls.
-_EMAIL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f-\x9f]{1,64}@(?:[^\s@<>()\[\]\\,;:\"._\x00-\x20\x7f-\x9f-]"
-                    r"[^\s@<>()\[\]\\,;:\"._\x00-\x20\x7f-\x9f]*\.)+[^\W\d_](?:[\w-]*\w)?")  # fmt: skip
+#: What may stand in SMTP's RCPT and in a vendor's e-mail field: no spaces, quotes, brackets or controls. A part
+#: of the domain has no ASCII punctuation but inner hyphens; letters of any alphabet with their marks are allowed.
+_LOCAL = r"[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f-\x9f]{1,64}"
+_NO_LABEL = r"\s\x00-\x2c\x2e\x2f\x3a-\x40\x5b-\x60\x7b-\x9f"
+_LABEL = rf"[^{_NO_LABEL}-](?:[^{_NO_LABEL}]*[^{_NO_LABEL}-])?"
+_EMAIL = re.compile(rf"{_LOCAL}@(?:{_LABEL}\.)+(?!\d){_LABEL}")
 
 #: The short names that vendors use, by the key in ``leads.utm``.
 UTM_KEYS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term")
@@ -65,3 +68,17 @@ def multiline(text: str, limit: int) -> str:
     lines = [clean(line, limit) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     whole = "\n".join(lines).strip()
     return whole if len(whole) <= limit else whole[: limit - 1] + "…"
+
+
+def remarks(lead: Lead, labels: Mapping[str, str]) -> str:
+    """What a CRM has no field of its own for: comment, answers, page, other tags, and an address that is none."""
+    usual = utm(lead)
+    tags = [f"{clean(key, 100)}={clean(value, 255)}" for key, value in lead.utm.items() if key not in usual]
+    labelled = {
+        "page_url": clean(lead.page_url, 2000),
+        "email": "" if email_address(lead) else clean(lead.email, 255),
+        "utm": ", ".join(tags),
+    }
+    parts = [multiline(lead.comment, 100_000), answers_text(lead)]
+    parts += [f"{labels[label]}: {text}" for label, text in labelled.items() if text]
+    return "\n\n".join(part for part in parts if part.strip(": \n"))

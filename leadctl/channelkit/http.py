@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpcore
@@ -201,7 +201,8 @@ async def _read(response: httpx.Response, limit: int, deadline: float) -> tuple[
     size = 0
     try:
         async with asyncio.timeout_at(deadline):
-            async for chunk in response.aiter_raw():
+            # Not aiter_raw(): a response that was made whole (httpx.MockTransport) counts as consumed there.
+            async for chunk in cast("httpx.AsyncByteStream", response.stream):
                 size += len(chunk)
                 if size > limit:
                     return b"".join(chunks), False

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 #: What a command may carry: texts, numbers, flags, and maps or lists of them. None is left out.
-Value = Union[str, int, bool, None, Mapping[str, "Value"], Sequence["Value"]]
+Value: TypeAlias = "str | int | bool | Mapping[str, Value] | Sequence[Value] | None"
 
 #: The server replaces such a reference in every decoded value, the customer's own text included.
 _REFERENCE = re.compile(r"\$(?=result|next|total|time|error)", re.IGNORECASE)

@@ -51,7 +51,11 @@ class _MarkedStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 httpcore's interface
     ) -> httpcore.AsyncNetworkStream:
-        return _MarkedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _MarkedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            await self._inner.aclose()  # httpcore does so for errors, but not when a deadline cancels the handshake
+            raise
 
     def get_extra_info(self, info: str) -> typing.Any:
         return self._inner.get_extra_info(info)

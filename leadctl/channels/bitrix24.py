@@ -1,13 +1,12 @@
 """Bitrix24: leads, or deals with their contact, by an inbound webhook.
 
-Everything is made by ``crm.item.add`` inside ``batch``. The vendor knows no idempotency: what is in doubt is
-looked up by ``originId``, which is the delivery's key. Each answer is judged by its code, since the HTTP status
-of a code differs between versions of the server.
+Everything is made by ``crm.item.add`` inside ``batch``. The vendor has no idempotency there: what is in doubt
+is looked up by ``originId``, which is the delivery's key.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -15,21 +14,23 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from leadctl.channelkit import fields as f
+from leadctl.channelkit.bitrix_rest import (
+    BATCH,
+    ERROR_TABLE,
+    PAGE,
+    BatchReply,
+    Pace,
+    error_of,
+    item_id,
+    number,
+    read_batch,
+)
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest
 from leadctl.channelkit.phpquery import Value, batch_command, php_map
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
 from leadctl.channelkit.templates import LABELS, check_template, render
-from leadctl.domain.errors import (
-    Ambiguous,
-    DeliveryError,
-    InvalidCredential,
-    LimitReached,
-    Rejected,
-    Split,
-    Throttled,
-    Unusable,
-)
+from leadctl.domain.errors import Ambiguous, DeliveryError, InvalidCredential, Rejected, Split, Throttled, Unusable
 from leadctl.domain.events import Notice
 from leadctl.domain.masking import clean
 from leadctl.domain.model import (
@@ -47,76 +48,31 @@ from leadctl.domain.model import (
 
 ORIGINATOR = "leadctl"
 ENTITY_TYPES: Mapping[str, int] = {"lead": 1, "deal": 2, "contact": 3}
-#: The server ends a request after 60 s, so nothing appears later; asked twice, also after a time-out at 80 s.
+#: The server ends a request after 60 s, so nothing appears later. Our own time-out is 80 s: the second look is
+#: 10 s behind that too.
 LOOKS = (68.0, 92.0)
-LEAD = Step("lead", Retransmit.LOOKUP, batch=50, looks=LOOKS)
-CONTACT = Step("contact", Retransmit.LOOKUP, batch=50, looks=LOOKS, preparatory=True)
-DEAL = Step("deal", Retransmit.LOOKUP, batch=50, looks=LOOKS)
+LEAD = Step("lead", Retransmit.LOOKUP, batch=BATCH, looks=LOOKS)
+CONTACT = Step("contact", Retransmit.LOOKUP, batch=BATCH, looks=LOOKS, preparatory=True)
+DEAL = Step("deal", Retransmit.LOOKUP, batch=BATCH, looks=LOOKS)
 
-#: Seconds of server time that one batch should take: well below the 60 s at which it is killed.
-BATCH_SECONDS = 25.0
-FIRST_BATCH = 10
-#: The server counts execution time per method in 10 minutes; 420 s is the lowest allowance known.
-OPERATING_PAUSE = 0.8 * 420
-OPERATING_WINDOW = 600.0
-PAGE = 50
 MAX_PAGES = 20
 #: A text column holds 65,535 bytes, and a character has at most four.
 MAX_TEXT = 15_000
-#: Longer ones travel alone, so that no batch becomes too large a request.
+#: Longer ones travel alone, so that a batch never becomes too large a request.
 LONG_TEXT = 10_000
 MAX_NAME = 50
 
-CODES: Mapping[type[DeliveryError], tuple[str, ...]] = {
-    Throttled: ("QUERY_LIMIT_EXCEEDED", "OPERATION_TIME_LIMIT", "ERROR_BATCH_LENGTH_EXCEEDED"),
-    LimitReached: ("OVERLOAD_LIMIT",),
-    Unusable: (
-        "NO_AUTH_FOUND", "INVALID_CREDENTIALS", "insufficient_scope", "ACCESS_DENIED", "user_access_error",
-        "allowed_only_intranet_user", "PAYMENT_REQUIRED", "authorization_error", "invalid_token", "expired_token",
-        "APPLICATION_NOT_FOUND", "ERROR_OAUTH", "WRONG_AUTH_TYPE", "METHOD_CONFIRM_WAITING",
-        "METHOD_CONFIRM_DENIED", "PORTAL_DELETED", "ERROR_METHOD_NOT_FOUND", "NOT_FOUND", "INVALID_REQUEST",
-        "ERROR_BATCH_METHOD_NOT_ALLOWED", "CREATE_DYNAMIC_ITEM_RESTRICTED",
-    ),
-    Rejected: (
-        "CRM_FIELD_ERROR_REQUIRED", "CRM_FIELD_ERROR_VALUE_NOT_VALID", "100", "ERROR_ARGUMENT", "INVALID_ARG_VALUE",
-    ),
-    Ambiguous: ("INTERNAL_SERVER_ERROR", "ERROR_UNEXPECTED_ANSWER"),
-}  # fmt: skip
-_KIND_OF: Mapping[str, type[DeliveryError]] = {code.upper(): kind for kind, codes in CODES.items() for code in codes}
-#: Where the code is empty, or is the one for everything, the words decide.
-TEXTS: tuple[tuple[str, str, type[DeliveryError]], ...] = (
-    ("", "disk resource exhausted", Unusable),
-    ("", r"\S", Rejected),
-    ("ERROR_CORE", r"\bfields?\b|address|required|invalid|пол[еяю]\b|адрес|обязател|некоррект|неверн", Rejected),
-)
-#: Without a readable body the status is all there is; whatever is not here may have been executed.
-STATUSES: Mapping[int, type[DeliveryError]] = {
-    401: Unusable, 402: Unusable, 403: Unusable, 404: Unusable, 405: Unusable, 410: Unusable,
-    413: Split, 429: Throttled,
-}  # fmt: skip
-ADVICE: Mapping[str, str] = {
-    "NO_AUTH_FOUND": "the webhook is deleted, expired or mistyped",
-    "INVALID_CREDENTIALS": "the webhook is deleted, expired or mistyped",
-    "INSUFFICIENT_SCOPE": "tick the scope crm in the webhook",
-    "ACCESS_DENIED": "its owner may not add this, or the portal's plan has lapsed",
-    "ERROR_METHOD_NOT_FOUND": "is webhook_url complete, and the CRM switched on?",
-    "PORTAL_DELETED": "the portal is deleted or closed for maintenance",
-    "OVERLOAD_LIMIT": "Bitrix24 has blocked REST on this portal; only its support lifts that",
-}
 _MOVED = frozenset({301, 302, 307, 308})
-_NAMED_FIELD = re.compile(
-    r"""field\s+['"]([^'"]{1,60})['"]|['"]([^'"]{1,60})['"]\s+field|поле\s+[«"]([^»"]{1,60})""", re.I
-)
-#: Comments are BB code: an opening bracket before a tag's name gets a space, so that a text stays a text.
+#: Comments are BB code: the bracket of a tag gets a space, so that a lead's text stays text.
 _BB_TAG = re.compile(r"\[(?=/?[a-z*])", re.IGNORECASE)
 _WEBHOOK = re.compile(r"/rest/(\d+)/([A-Za-z0-9]+)(?:/[A-Za-z.]*)?/?")
 _NO_USER = re.compile(r"/rest/[A-Za-z0-9]+(?:/[A-Za-z.]*)?/?")
 _FIELD_NAME = re.compile(r"UF_[A-Z0-9_]+|[a-z][A-Za-z0-9_]*")
-_OURS = frozenset({"id", "originatorId", "originId", "categoryId", "contactId", "contactIds", "fm"})
+_OURS = frozenset({"id", "originatorId", "originId", "categoryId", "contactId", "contactIds", "assignedById", "fm"})
 
 
 class Bitrix24Config(ChannelConfig):
-    """The webhook's address is the password, and all there is."""
+    """The webhook's address: it is the password, and all there is."""
 
     webhook_url: SecretStr = Field(description="https://PORTAL/rest/USER_ID/CODE/ of an inbound webhook, scope crm")
 
@@ -136,84 +92,46 @@ class Bitrix24Config(ChannelConfig):
         return SecretStr(f"{parts.scheme}://{parts.netloc.lower()}/rest/{match[1]}/{match[2]}")
 
     @property
+    def host(self) -> str:
+        """With the port, where the address names one."""
+        return urlsplit(self.webhook_url.get_secret_value()).netloc
+
+    @property
     def origin(self) -> str:
         """Scheme, host and port: no secret."""
-        parts = urlsplit(self.webhook_url.get_secret_value())
-        return f"{parts.scheme}://{parts.netloc}"
+        return f"{urlsplit(self.webhook_url.get_secret_value()).scheme}://{self.host}"
 
     @property
     def path(self) -> str:
+        """``/rest/USER_ID/CODE``."""
         return urlsplit(self.webhook_url.get_secret_value()).path
 
     @property
     def user_id(self) -> int:
+        """The webhook's owner."""
         return int(self.path.split("/")[2])
 
 
 class Bitrix24Settings(ChannelSettings):
-    """What a lead becomes, and which fields it gets."""
+    """What a lead becomes, and what it gets."""
 
-    entity: Literal["lead", "deal"] = Field("lead", description="deal: a contact and a deal; lead works in both modes")
-    category_id: int | None = Field(None, ge=0, description="pipeline of the deal; the default one if left out")
-    stage_id: Text | None = Field(None, description="NEW, or C9:NEW in pipeline 9")
-    assigned_by_id: int | None = Field(None, ge=1, description="responsible user; the webhook's owner if left out")
-    source_id: Text | None = Field(None, description="WEB, CALL, … as in crm.status.list")
+    entity: Literal["lead", "deal"] = Field("lead", description="lead (works without leads too), or contact and deal")
+    category_id: int | None = Field(None, ge=0, description="pipeline of the deal; left out: the default one")
+    stage_id: Text | None = Field(None, description="stage: NEW, or C9:NEW in pipeline 9; left out: the first one")
+    assigned_by_id: int | None = Field(None, ge=1, description="responsible user; left out: the webhook's owner")
+    source_id: Text | None = Field(None, description="source: WEB, CALL, … as in crm.status.list")
     fields: dict[str, str] = Field(default_factory=dict, description="field (UF_CRM_…, opportunity) → template")
 
     @field_validator("fields")
     @classmethod
-    def _known_form(cls, value: dict[str, str]) -> dict[str, str]:
+    def _usable(cls, value: dict[str, str]) -> dict[str, str]:
         for name, template in value.items():
             if not _FIELD_NAME.fullmatch(name) or name in _OURS:
-                raise ValueError("each field is named as crm.item.fields does, and is none that leadctl sets itself")
+                raise ValueError("a field is named as crm.item.fields does, and is none that leadctl sets itself")
             check_template(template)
-        custom = {name.startswith("UF_") for name in value if name.lower().startswith("uf")}
-        if len(custom) > 1:
-            raise ValueError("name custom fields either UF_CRM_1 or ufCrm_1, not both ways")
+        if len({name.startswith("UF_") for name in value if name.lower().startswith("uf")}) > 1:
+            raise ValueError("name all custom fields one way, UF_CRM_1 or ufCrm_1")
         return value
-
-
-@dataclass(slots=True)
-class _Pace:
-    """How large the next batch may be, and when it may go. Times are of the injected monotonic clock."""
-
-    size: int = FIRST_BATCH
-    ceiling: int = PAGE
-    seconds: float | None = None
-    reset_at: float | None = None
-    pause_until: float = 0.0
-
-    def learn(self, reply: "_Reply", now: float) -> None:
-        """From a good answer: server time per command, and how much execution time is used up."""
-        for timing in reply.times:
-            duration = _number(timing.get("duration"))
-            if duration is not None:
-                self.seconds = duration if self.seconds is None else 0.7 * self.seconds + 0.3 * duration
-            operating, reset = _number(timing.get("operating")), _number(timing.get("operating_reset_at"))
-            if operating is not None and reset is not None and reply.finished is not None:
-                # relative to the server's own clock: ours may differ
-                self.reset_at = now + min(max(reset - reply.finished, 1.0), OPERATING_WINDOW)
-                self.pause_until = self.reset_at if operating > OPERATING_PAUSE else 0.0
-        self.ceiling = min(PAGE, self.ceiling * 2)
-        if self.seconds is not None:
-            self.size = max(1, min(self.ceiling, int(BATCH_SECONDS / max(self.seconds, 0.001))))
-
-    def slow_down(self) -> None:
-        """After a 504 or a time-out."""
-        self.size = self.ceiling = max(1, self.size // 2)
-
-    def until_reset(self, now: float) -> float | None:
-        return None if self.reset_at is None else max(self.reset_at - now, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """The parts of a batch's answer, by the key of the command."""
-
-    results: Mapping[str, Any]
-    errors: Mapping[str, Any]
-    times: Sequence[Mapping[str, Any]]
-    finished: float | None
 
 
 class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
@@ -227,45 +145,37 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
         docs="https://apidocs.bitrix24.com/",
         steps=(LEAD,),
         limits=(
-            "2 requests/s, 50 at once, a portal and source address; we keep 1.5/s and 40. Up to 50 leads a batch, "
-            "fewer where the portal is slow. Above 80 % of 420 s of execution time in 10 minutes we pause."
+            "2 requests/s and 50 at once, for a portal and a source address; we keep 1.5/s and 40. Up to 50 leads a "
+            "batch, fewer where the portal is slow; a pause at 80 % of 420 s of execution time in 10 minutes"
         ),
-        repeat="makes a second lead: what is in doubt is looked up by originId 68 and 92 s after it was sent",
+        repeat="makes a second lead: what is in doubt is looked up by originId, 68 and 92 s after it was sent",
         request_timeout=80.0,
-        errors={
-            **{", ".join(codes): kind.__name__ for kind, codes in CODES.items()},
-            "no code, with a text": "Rejected",
-            "ERROR_CORE that names a field": "Rejected",
-            "time-out, reset, 5xx without a code, a command that the answer leaves out": "Ambiguous",
-        },
+        errors=ERROR_TABLE,
         example_data={"webhook_url": "https://acme.bitrix24.com/rest/1/k3y0fth3w3bh00k/"},
-        example_settings={"entity": "lead", "source_id": "WEB", "fields": {"UF_CRM_BUDGET": "{{ lead.answers.budget }}"}},
-    )  # fmt: skip
+        example_settings={"source_id": "WEB", "fields": {"UF_CRM_BUDGET": "{{ lead.answers.budget }}"}},
+    )
 
     def __init__(self, config: Bitrix24Config, settings: Bitrix24Settings, toolbox: Toolbox) -> None:
         super().__init__(config, settings, toolbox)
         self._origin = config.origin
-        self._pace = _Pace()
+        self._pace = Pace()
         self._readable: set[str] = set()
         self._dropped: set[str] = set()
-
-    # What it is
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         return (LEAD,) if self.settings.entity == "lead" else (CONTACT, DEAL)
 
     def destination(self) -> Destination:
-        host = urlsplit(self.config.origin).netloc
-        category = str(self.settings.category_id or 0) if self.settings.entity == "deal" else ""
-        return Destination("bitrix24", (host,), (host, self.settings.entity, category), host)
+        host, entity = self.config.host, self.settings.entity
+        category = str(self.settings.category_id or 0) if entity == "deal" else ""
+        return Destination("bitrix24", (host,), (host, entity, category), host)
 
     def endpoints(self) -> Sequence[str]:
         return (self.config.origin,)
 
     def buckets(self) -> Sequence[Bucket]:
-        host = urlsplit(self.config.origin).netloc
-        return (Bucket(f"bitrix24:{host}", Limit(rate=1.5, per=1.0, burst=40.0, documented=2.0)),)
+        return (Bucket(f"bitrix24:{self.config.host}", Limit(rate=1.5, burst=40.0, documented=2.0)),)
 
     def secret_values(self) -> Iterator[str]:
         yield self.config.webhook_url.get_secret_value()
@@ -290,7 +200,7 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
     async def send(self, step: Step, batch: Sequence[Delivery]) -> Verdict:
         clock = self.toolbox.clock
         if (wait := self._pace.pause_until - clock.monotonic()) > 0:
-            raise Throttled("the portal's execution time for this webhook is nearly used up", retry_after=wait)
+            raise Throttled("the execution time that the portal allows is nearly used up", retry_after=wait)
         request = self.build(step, batch)
         try:
             answer = await self.exchange(request)
@@ -313,18 +223,14 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
             try:
                 fields = self._fields(step, delivery)
             except Rejected as error:
-                raise Split("a template fails", refused={delivery.key: error}) from None
+                raise Split(error.message, refused={delivery.key: error}) from None
             commands[command] = batch_command("crm.item.add", {**params, "fields": fields})
         return self._request("batch", {"halt": 0, "cmd": commands})
 
     def parse(self, step: Step, batch: Sequence[Delivery], answer: Answer) -> Mapping[str, Receipt]:
         return self._receipts(step, batch, self._read(answer, len(batch)))
 
-    def _request(self, method: str, body: Mapping[str, object]) -> HttpRequest:
-        url = f"{self._origin}{self.config.path}/{method}"
-        return HttpRequest.json("POST", url, body, {"Accept": "application/json"})
-
-    async def exchange(self, request: HttpRequest, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 as the base has it
+    async def exchange(self, request: HttpRequest, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 as the base
         """One request. A renamed portal answers 302 without executing: the same body goes to its new host.
 
         https://apidocs.bitrix24.com/settings/how-to-call-rest-api/change-domen.html
@@ -336,48 +242,48 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
         self._notice("portal_renamed", f"{old} has moved to {self._origin}: change webhook_url")
         answer = await super().exchange(replace(request, url=request.url.replace(old, self._origin, 1)), timeout)
         if answer.status in _MOVED:
-            raise Unusable("the portal redirects again and again: check webhook_url", http_status=answer.status)
+            raise Unusable("the portal redirects again: check webhook_url", http_status=answer.status)
         return answer
 
     def _moved_to(self, answer: Answer) -> str:
         location = answer.headers.get("location", "")
         if not location:
-            raise Ambiguous("the portal redirects without saying where", http_status=answer.status)
+            raise Ambiguous("the portal redirects without saying where to", http_status=answer.status)
         try:
             parts = urlsplit(location)
             origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
             self.toolbox.guard.check_url(origin)
         except (ValueError, InvalidCredential) as error:
-            reason = str(error) if isinstance(error, InvalidCredential) else "its address is not valid"
+            why = str(error) if isinstance(error, InvalidCredential) else "the address is not valid"
             raise Unusable(
-                f"the portal has moved: {reason}", address_not_allowed=True, http_status=answer.status
+                f"the portal has moved: {why}", address_not_allowed=True, http_status=answer.status
             ) from None
         if origin == self._origin or not parts.path.startswith("/rest/"):
             raise Unusable("the portal redirects away from REST: check webhook_url", http_status=answer.status)
         return origin
 
+    def _request(self, method: str, body: Mapping[str, object]) -> HttpRequest:
+        url = f"{self._origin}{self.config.path}/{method}"
+        return HttpRequest.json("POST", url, body, {"Accept": "application/json"})
+
     # What travels
 
     def _fields(self, step: Step, delivery: Delivery) -> dict[str, Value]:
         lead, settings = delivery.lead, self.settings
-        title = f"{LABELS['ru']['title']} {lead.id}"
+        title = f"{LABELS['ru']['title']} {clean(str(lead.id), 100)}"
         if delivery.possible_repeat:
             title += f" ({LABELS['ru']['repeat'].lower()})"
-        common: dict[str, Value] = {
-            "sourceId": settings.source_id, "assignedById": settings.assigned_by_id,
-            "originatorId": ORIGINATOR, "originId": delivery.key,
-        }  # fmt: skip
-        if step.name == "contact":
-            return {**_person(lead, title), **common}
-        own: dict[str, Value] = {"title": title, "stageId": settings.stage_id, "comments": _comments(lead) or None}
-        own["sourceDescription"] = clean(lead.page_url, 2000) or None
-        for key, text in f.utm(lead).items():
-            own[f"utm{key.removeprefix('utm_').capitalize()}"] = text
+        fields: dict[str, Value] = {"sourceId": settings.source_id, "assignedById": settings.assigned_by_id}
+        if step.name != "deal":
+            fields |= _person(lead, title)
+        if step.name != "contact":
+            fields |= {"title": title, "stageId": settings.stage_id, "comments": _comments(lead) or None}
+            fields["sourceDescription"] = clean(lead.page_url, 2000) or None
+            fields |= {f"utm{key.removeprefix('utm_').capitalize()}": text for key, text in f.utm(lead).items()}
+            fields |= self._custom(lead)
         if step.name == "deal":
-            own |= {"categoryId": settings.category_id, "contactIds": [delivery.done["contact"]]}
-        else:
-            own |= _person(lead, title)
-        return {**own, **self._custom(lead), **common}
+            fields |= {"categoryId": settings.category_id, "contactIds": [delivery.done["contact"]]}
+        return {**fields, "originatorId": ORIGINATOR, "originId": delivery.key}
 
     def _custom(self, lead: Lead) -> dict[str, Value]:
         rendered = {name: f.multiline(render(text, lead), MAX_TEXT) for name, text in self.settings.fields.items()}
@@ -385,72 +291,24 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
 
     # What comes back
 
-    def _read(self, answer: Answer, commands: int) -> _Reply:
-        """The answer of a batch. Raises what the whole request ended in."""
-        body = answer.json_or_none()
-        if not isinstance(body, dict) or not ("error" in body or "result" in body):
-            raise self._by_status(answer)
-        if "error" in body:
-            raise self._whole(body, answer, commands)
-        result = php_map(body["result"])
-        if "result" not in result:
-            raise Ambiguous(
-                "the answer of the batch holds no results", http_status=answer.status, answer=answer.excerpt
-            )
-        timings = php_map(result.get("result_time")).values()
-        return _Reply(
-            results=php_map(result["result"]),
-            errors=php_map(result.get("result_error")),
-            times=[timing for timing in timings if isinstance(timing, dict)],
-            finished=_number(php_map(body.get("time")).get("finish")),
-        )
+    def _read(self, answer: Answer, commands: int) -> BatchReply:
+        try:
+            return read_batch(answer, commands, self.toolbox.clock.now().timestamp())
+        except Throttled as error:
+            raise self._timed(error) from None
 
-    def _by_status(self, answer: Answer) -> DeliveryError:
-        kind = STATUSES.get(answer.status, Ambiguous)
-        message = f"the portal answers HTTP {answer.status} without a readable body"
-        error = kind(message, http_status=answer.status, answer=answer.excerpt)
-        if isinstance(error, Throttled):
-            error.retry_after = answer.retry_after(self.toolbox.clock.now().timestamp())
+    def _timed(self, error: DeliveryError) -> DeliveryError:
+        """The refusal for execution time does not say how long it lasts; the last good answer did."""
+        if isinstance(error, Throttled) and error.vendor_code == "OPERATION_TIME_LIMIT":
+            error.retry_after = error.retry_after or self._pace.until_reset(self.toolbox.clock.monotonic())
         return error
 
-    def _whole(self, body: Mapping[str, Any], answer: Answer, commands: int) -> DeliveryError:
-        """An error of the whole request."""
-        error = self._error(body, answer.status)
-        error.answer = answer.excerpt
-        if error.vendor_code == "ERROR_BATCH_LENGTH_EXCEEDED":
-            return Split(error.message, vendor_code=error.vendor_code, http_status=answer.status)
-        if isinstance(error, Throttled) and error.retry_after is None:
-            error.retry_after = answer.retry_after(self.toolbox.clock.now().timestamp())
-        if isinstance(error, Rejected) and commands > 1:
-            # a complaint about one lead, and no word about which: nothing proves that none was made
-            return Split(error.message, executed_maybe=True, vendor_code=error.vendor_code, http_status=answer.status)
-        return error
-
-    def _error(self, body: Mapping[str, Any], status: int | None = None) -> DeliveryError:
-        """The type by the table; ``status`` only where the code is unknown, and never inside a batch."""
-        code = clean(str(body.get("error") or ""), 80)
-        text = clean(re.sub(r"<[^>]*>", " ", str(body.get("error_description") or "")), 300)
-        kind = _KIND_OF.get(code.upper()) or _by_text(code, text, status)
-        if kind is None:
-            kind = STATUSES.get(status or 0, Ambiguous)
-        named = _NAMED_FIELD.search(text)
-        said = ": ".join(part for part in (text or code or "an error without words", ADVICE.get(code.upper())) if part)
-        error = kind(
-            f"Bitrix24 answers {said}",
-            vendor_code=code or None,
-            http_status=status,
-            path=next((group for group in named.groups() if group), None) if named else None,
-        )
-        if isinstance(error, Throttled) and code.upper() == "OPERATION_TIME_LIMIT":
-            error.retry_after = self._pace.until_reset(self.toolbox.clock.monotonic())
-        return error
-
-    def _receipts(self, step: Step, batch: Sequence[Delivery], reply: _Reply) -> dict[str, Receipt]:
+    def _receipts(self, step: Step, batch: Sequence[Delivery], reply: BatchReply) -> dict[str, Receipt]:
         receipts: dict[str, Receipt] = {}
         for command, delivery in _commands(batch).items():
             if command in reply.errors:
-                receipts[delivery.key] = self._error(php_map(reply.errors[command]))
-            elif (remote_id := _id_of(_item(reply, command))) is not None:
+                receipts[delivery.key] = self._timed(error_of(php_map(reply.errors[command])))
+            elif (remote_id := item_id(_item(reply, command))) is not None:
                 receipts[delivery.key] = Done(str(remote_id), self._link(step, remote_id))
             else:
                 receipts[delivery.key] = Ambiguous("the answer of the batch says nothing about this one")
@@ -459,52 +317,65 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
     def _link(self, step: Step, remote_id: int) -> str | None:
         return None if step.preparatory else f"{self._origin}/crm/{step.name}/details/{remote_id}/"
 
-    def _report_dropped(self, step: Step, batch: Sequence[Delivery], reply: _Reply) -> None:
+    def _report_dropped(self, step: Step, batch: Sequence[Delivery], reply: BatchReply) -> None:
         """An unknown field is ignored without a word; only the item that comes back shows it."""
+        if step.preparatory or not self.settings.fields:
+            return
         for command, delivery in _commands(batch).items():
             item = {_plain(name): value for name, value in _item(reply, command).items()}
-            if step.preparatory or not item:
-                continue
-            for name in self._custom(delivery.lead):
+            for name in self._custom(delivery.lead) if item else ():
                 if item.get(_plain(name)) in (None, "", []) and name not in self._dropped:
                     self._dropped.add(name)
-                    self._notice(
-                        "field_dropped", f"Bitrix24 did not keep settings.fields.{name}: is there such a field?"
-                    )
+                    self._notice("field_dropped", f"Bitrix24 has not kept settings.fields.{name}: is the name right?")
 
     def _notice(self, code: str, message: str) -> None:
         self.toolbox.notify(Notice("bitrix24", self.toolbox.credential_id, code, message))
 
-    # Looking up
+    # Asking
 
     async def find(self, step: Step, batch: Sequence[Delivery]) -> Mapping[str, Finding]:
         try:
-            rows = await self._rows(step, {"@originId": [delivery.key for delivery in batch]})
-            if len(rows) < len(batch) and step.name not in self._readable:
-                self._prove(step, rows or await self._list(step, {}, newest=True))
+            rows = await self._made(step, [delivery.key for delivery in batch])
+            if step.name not in self._readable and not self._learn_readable(step, rows):
+                self._learn_readable(step, await self._list(step, {}, newest=True))
         except DeliveryError as error:
             return {delivery.key: CannotTell(error.message) for delivery in batch}
         return {delivery.key: self._finding(step, delivery, rows) for delivery in batch}
 
     def _finding(self, step: Step, delivery: Delivery, rows: Iterable[Mapping[str, Any]]) -> Finding:
-        # compared here too: the database ignores case, and an unknown filter may be ignored as a whole
-        ids = sorted({i for row in rows if row.get("originId") == delivery.key and (i := _id_of(row)) is not None})
+        # compared here too: the vendor's database ignores case
+        ids = sorted({i for row in rows if row.get("originId") == delivery.key and (i := item_id(row)) is not None})
         if ids:
             first, *more = ids
             return Found(str(first), {}, self._link(step, first), tuple(map(str, more)))
         if step.name in self._readable:
             return Absent()
-        return CannotTell(f"items without read right are not listed, and no {step.name} of ours could be read back")
+        return CannotTell(f"no {step.name} made by leadctl can be read: the webhook's owner may lack the right to read")
 
-    async def _rows(self, step: Step, condition: Mapping[str, object]) -> list[Mapping[str, Any]]:
+    def _learn_readable(self, step: Step, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether "none" means none: items without read right are left out of a list without a word.
+
+        An item of ours that is listed shows the right to read, except that the owner's own ones show nothing
+        of those that are assigned to somebody else.
+        """
+        owner = self.config.user_id
+        own = (self.settings.assigned_by_id or owner) == owner
+        proven = any(
+            row.get("originatorId") == ORIGINATOR and (own or number(row.get("assignedById")) != owner) for row in rows
+        )
+        if proven:
+            self._readable.add(step.name)
+        return proven
+
+    async def _made(self, step: Step, keys: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Every item with one of these keys, page by page."""
         rows: list[Mapping[str, Any]] = []
         for _ in range(MAX_PAGES):
-            after = {">id": _id_of(rows[-1])} if rows else {}
-            page = await self._list(step, {**condition, **after})
+            page = await self._list(step, {"@originId": keys, **({">id": item_id(rows[-1])} if rows else {})})
             rows += page
             if len(page) < PAGE:
                 return rows
-        raise Ambiguous("the list of items has no end")
+        raise Ambiguous("the list of items does not end")
 
     async def _list(
         self, step: Step, condition: Mapping[str, object], *, newest: bool = False
@@ -513,94 +384,59 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
         body = {
             "entityTypeId": ENTITY_TYPES[step.name],
             "filter": {"=originatorId": ORIGINATOR, **condition},
-            "select": ["id", "originId", "originatorId", "assignedById", "createdTime"],
+            "select": ["id", "originatorId", "originId", "assignedById", "createdTime"],
             "order": {"id": "DESC" if newest else "ASC"},
             "start": -1,
         }
         answer = await self.exchange(self._request("crm.item.list", body))
-        reply = answer.json()
-        if not isinstance(reply, dict) or "error" in reply:
-            raise self._error(php_map(reply), answer.status)
+        reply = php_map(answer.json())
+        if "error" in reply:
+            raise error_of(reply, answer.status)
         items = php_map(reply.get("result")).get("items")
-        if not isinstance(items, list) or not all(_id_of(item) is not None for item in items):
-            raise Ambiguous("the list of items cannot be read")
+        if not isinstance(items, list) or any(item_id(item) is None for item in items):
+            raise Ambiguous("the list of items cannot be read", http_status=answer.status)
         return items
 
-    def _prove(self, step: Step, rows: Iterable[Mapping[str, Any]]) -> None:
-        """An item of ours that can be read shows that "none" means none; but one that is assigned to the
-        webhook's owner shows nothing of those assigned to others."""
-        owner = self.config.user_id
-        own_only = (self.settings.assigned_by_id or owner) == owner
-        for row in rows:
-            if row.get("originatorId") == ORIGINATOR and (own_only or _number(row.get("assignedById")) != owner):
-                self._readable.add(step.name)
-
     async def check(self) -> str:
-        commands = {name: f"{name}?" for name in ("profile", "scope")}
-        reply = self._read(await self.exchange(self._request("batch", {"halt": 0, "cmd": commands})), 1)
+        commands = {"profile": "profile", "scope": "scope"}
+        reply = self._read(await self.exchange(self._request("batch", {"halt": 0, "cmd": commands})), len(commands))
         for error in reply.errors.values():
-            raise self._error(php_map(error))
+            raise error_of(php_map(error))
         profile = php_map(reply.results.get("profile"))
         if not profile:
             raise Unusable("the webhook's owner is no active user of the portal")
         if "crm" not in php_map(reply.results.get("scope")).values():
             raise Unusable("the webhook lacks the scope crm: tick it in the portal", vendor_code="insufficient_scope")
         name = clean(f"{profile.get('NAME') or ''} {profile.get('LAST_NAME') or ''}", 80)
-        return f"{urlsplit(self._origin).netloc} as {name or 'user ' + clean(str(profile.get('ID')), 20)}"
+        return f"{urlsplit(self._origin).netloc} as {name or f'user {self.config.user_id}'}"
 
 
 def _commands(batch: Sequence[Delivery]) -> dict[str, Delivery]:
     """Names of the commands: letters first, since keys 0..n-1 would come back as a list."""
-    return {f"d{number}": delivery for number, delivery in enumerate(batch)}
+    return {f"d{position}": delivery for position, delivery in enumerate(batch)}
 
 
 def _person(lead: Lead, fallback: str) -> dict[str, Value]:
-    """Name, phone and e-mail. The name is never empty: in simple mode a lead without one is not converted."""
+    """Name, phone and e-mail. The name is never empty: a portal without leads converts only those with one."""
     first, last = f.split_name(lead)
-    phone, email = f.phone_text(lead), f.email_address(lead)
-    fm: list[Value] = [
-        {"typeId": kind, "valueType": "WORK", "value": value} for kind, value in (("PHONE", phone), ("EMAIL", email)) if value
-    ]  # fmt: skip
-    return {"name": (first or phone or email or fallback)[:MAX_NAME], "lastName": last[:MAX_NAME] or None, "fm": fm}
+    contacts = {"PHONE": f.phone_text(lead), "EMAIL": f.email_address(lead)}
+    fm: list[Value] = [{"typeId": kind, "valueType": "WORK", "value": text} for kind, text in contacts.items() if text]
+    name = first or contacts["PHONE"] or contacts["EMAIL"] or fallback
+    return {"name": name[:MAX_NAME], "lastName": last[:MAX_NAME] or None, "fm": fm}
 
 
 def _comments(lead: Lead) -> str:
     labels = LABELS["ru"]
     parts = [lead.comment, f.answers_text(lead)]
     if lead.email.strip() and f.email_address(lead) is None:
-        parts.append(f"{labels['email']}: {clean(lead.email, 250)}")  # as a field it would be refused with the lead
+        parts.append(f"{labels['email']}: {clean(lead.email, 250)}")  # as a field it would be refused, lead and all
     if any(len(part) > MAX_NAME for part in f.split_name(lead)):
         parts.append(f"{labels['name']}: {clean(lead.name, 500)}")
     return f.multiline(_BB_TAG.sub("[ ", "\n".join(part for part in parts if part.strip())), MAX_TEXT)
 
 
-def _by_text(code: str, text: str, status: int | None) -> type[DeliveryError] | None:
-    if code.upper().startswith("CRM_FIELD_ERROR_"):
-        return Rejected
-    if (status or 0) >= 500:
-        return None
-    for known, pattern, kind in TEXTS:
-        if code.upper() == known and re.search(pattern, text, re.IGNORECASE):
-            return kind
-    return None
-
-
-def _item(reply: _Reply, command: str) -> dict[str, Any]:
+def _item(reply: BatchReply, command: str) -> dict[str, Any]:
     return php_map(php_map(reply.results.get(command)).get("item"))
-
-
-def _id_of(item: object) -> int | None:
-    number = _number(item.get("id")) if isinstance(item, Mapping) else None
-    return int(number) if number is not None and number >= 1 else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
 
 
 def _plain(name: str) -> str:

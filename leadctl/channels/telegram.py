@@ -201,7 +201,7 @@ class TelegramChannel(HttpChannel[TelegramConfig, TelegramSettings]):
         body = answer.json_or_none()
         if answer.status == 200 and body is None:
             return {batch[0].key: Done()}  # Telegram answers 200 only after it has stored the message
-        return {batch[0].key: _receipt(_result(answer, body))}
+        return {batch[0].key: _receipt(self._result(answer, body))}
 
     async def send(self, step: Step, batch: Sequence[Delivery]) -> Verdict:
         """Send one message, and again at once where a complete refusal (so: not sent) shows what to mend."""
@@ -251,8 +251,17 @@ class TelegramChannel(HttpChannel[TelegramConfig, TelegramSettings]):
 
     async def _call(self, method: str, **parameters: object) -> Mapping[str, Any]:
         answer = await self.exchange(self._post(method, parameters))
-        result = _result(answer, answer.json_or_none())
+        result = self._result(answer, answer.json_or_none())
         return result if isinstance(result, Mapping) else {}
+
+    def _result(self, answer: Answer, body: object) -> object:
+        """``result`` of a success. Raises what any other answer means."""
+        wait = answer.retry_after(self.toolbox.clock.now().timestamp())
+        if not isinstance(body, Mapping) or not isinstance(body.get("ok"), bool):
+            raise with_status(_foreign(answer, wait), answer)
+        if body["ok"]:
+            return body.get("result")
+        raise with_status(_refusal(answer, body, wait), answer)
 
     async def _follow(self, chat: ChatId) -> None:
         """The group became a supergroup, with a new id for good."""
@@ -372,23 +381,14 @@ def _parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters if isinstance(parameters, Mapping) else {}
 
 
-def _result(answer: Answer, body: object) -> object:
-    """``result`` of a success. Raises what any other answer means."""
-    if not isinstance(body, Mapping) or not isinstance(body.get("ok"), bool):
-        raise with_status(_foreign(answer), answer)
-    if body["ok"]:
-        return body.get("result")
-    raise with_status(_refusal(answer, body), answer)
-
-
-def _refusal(answer: Answer, body: Mapping[str, Any]) -> DeliveryError:
+def _refusal(answer: Answer, body: Mapping[str, Any], header_wait: float | None) -> DeliveryError:
     """A complete answer with ``ok:false``: Telegram says that nothing was sent."""
     code = _code(answer, body)
     words = clean(str(body.get("description") or ""), 200)
     message, vendor_code = f"Telegram answers {code}: {words}", str(code)
     if code == 429:
         wait = _parameters(body).get("retry_after")
-        named = float(wait) if isinstance(wait, (int, float)) else answer.retry_after(0.0)
+        named = float(wait) if isinstance(wait, int) else header_wait
         return Throttled(message, retry_after=named, vendor_code=vendor_code)
     if code >= 500:
         return Transient(message, vendor_code=vendor_code)
@@ -400,12 +400,12 @@ def _refusal(answer: Answer, body: Mapping[str, Any]) -> DeliveryError:
     return meant(message, vendor_code=vendor_code)
 
 
-def _foreign(answer: Answer) -> DeliveryError:
+def _foreign(answer: Answer, wait: float | None) -> DeliveryError:
     """An answer that is not the Bot API's: a front end, a proxy, another server."""
     status, vendor_code = answer.status, str(answer.status)
     message = f"HTTP {status} without an answer of the Bot API"
     if status == 429:
-        return Throttled(message, retry_after=answer.retry_after(0.0), vendor_code=vendor_code)
+        return Throttled(message, retry_after=wait, vendor_code=vendor_code)
     if 300 <= status < 400 or status in (401, 403, 404, 421):
         return Unusable(f"{message}: base_url does not lead to a Bot API server", vendor_code=vendor_code)
     if (400 <= status < 500 and status != 408) or (status == 505 and not answer.body):

@@ -58,8 +58,8 @@ def question_text(context: Context, question: "Question") -> str:
     totals = question.totals
     channels = ", ".join(f"{name} {count:,}" for name, count in totals.by_channel.items())
     verb = "to be recorded" if question.command == "adopt" else "to be sent"
-    lines = [f"{_plural(totals.leads, 'lead', 'leads')}, {_plural(totals.deliveries, 'delivery', 'deliveries')} "
-             f"{verb}: {channels or 'none'}"]  # fmt: skip
+    leads, deliveries = _plural(totals.leads, "lead", "leads"), _plural(totals.deliveries, "delivery", "deliveries")
+    lines = [f"{leads}, {deliveries} {verb}: {channels or 'none'}"]
     lines.append(f"{totals.already_delivered:,} delivered already, {totals.skipped:,} skipped")
     if totals.oldest is not None:
         lines.append(f"the oldest lead is {_age(context.now() - totals.oldest)} old")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leadctl.domain.errors import ConfigError, LeadctlError
 from leadctl.domain.masking import Secrets
-from leadctl.domain.model import LeadId, parse_id
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -106,7 +105,11 @@ class GlobalValues:
     def as_arguments(self) -> tuple[str, ...]:
         """What to type to have them again."""
         arguments: list[str] = []
-        for flag, value in (("--config", self.config), ("--log-format", self.log_format), ("--log-file", self.log_file)):
+        for flag, value in (
+            ("--config", self.config),
+            ("--log-format", self.log_format),
+            ("--log-file", self.log_file),
+        ):
             arguments += [flag, value] if value else []
         flags = (("--quiet", self.quiet), ("--verbose", self.verbose), ("--no-color", self.no_color),
                  ("--log-personal-data", self.log_personal_data))  # fmt: skip
@@ -224,6 +227,11 @@ class Context:
 
         return Logs(self)
 
+    def close(self) -> None:
+        """Close the log file, if there is one."""
+        if "logs" in self.__dict__:
+            self.logs.close()
+
     @contextmanager
     def application(self, *, create_ledger: bool = False) -> Iterator["App"]:
         """The services' application; its secrets are hidden in every log from here on."""
@@ -240,7 +248,7 @@ class Context:
         self.answered = True
         self.out.write(self.dumps(document, indent=2 if self.out.is_terminal else None) + "\n")
 
-    def dumps(self, document: Mapping[str, Any], indent: int | None = None) -> str:
+    def dumps(self, document: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> str:
         return json.dumps(document, ensure_ascii=not self.out.is_unicode, indent=indent, default=str)
 
     def line(self, text: str = "") -> None:
@@ -304,7 +312,7 @@ class Context:
 
     def _tell(self, level: str, text: str, hint: str = "", **fields: Any) -> None:
         if self._json_logs():
-            self.logs.write(level, level, message=text, **fields, **({"hint": hint} if hint else {}))
+            self.logs.write(level, level, message=text, hint=hint, **fields)
             return
         self.say(f"{level}: {text}")
         if hint:
@@ -314,11 +322,3 @@ class Context:
 
     def _json_logs(self) -> bool:
         return (self.typed.log_format or self.environ.get("LEADCTL_LOG_FORMAT")) == "json"
-
-
-def plain_id(text: str) -> LeadId:
-    """An id as it was typed as an argument. Raises ConfigError."""
-    try:
-        return parse_id(text)
-    except ValueError:
-        raise ConfigError(f"{text[:40]}… is not an id") from None

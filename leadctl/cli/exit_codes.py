@@ -32,12 +32,10 @@ class ExitCode(IntEnum):
 
 
 #: The first of these that occurs is what the process says; 2, 3, 7 and 8 come only before anything is sent.
-PRECEDENCE = tuple(
-    ExitCode(value) for value in (70, 143, 130, 129, 2, 7, 8, 3, 4, 5, 6, 1, 10, 0)
-)  # fmt: skip
+PRECEDENCE = (70, 143, 130, 129, 2, 7, 8, 3, 4, 5, 6, 1, 10, 0)  # fmt: skip
 
 
 def worst(codes: Iterable[int]) -> int:
     """The one code of several that the process ends with; an unknown one counts as a bug, none as 0."""
-    ranks = {int(code): rank for rank, code in enumerate(PRECEDENCE)}
+    ranks = {code: rank for rank, code in enumerate(PRECEDENCE)}
     return min(codes, key=lambda code: ranks.get(code, -1), default=int(ExitCode.OK))

@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.masking import clean
-from leadctl.domain.model import LeadId, parse_id
+from leadctl.domain.model import LeadId
 
-#: Makes an id of what ``parse_id`` read, as the database's column holds it. Raises ValueError or ConfigError.
-Coerce = Callable[[int | str], LeadId]
+#: Makes an id of a text, as the database's column holds it (``Database.lead_id``). Raises ValueError.
+Coerce = Callable[[str], LeadId]
 
 MAX_LINE = 1_000_000
 #: How many lines a quoted CSV value may span: a quote that is never closed must not swallow the file.
@@ -22,7 +22,7 @@ _MAX_SPAN = 200
 _DELIMITERS = ",;\t"
 _NAMES = ("lead_id", "id")
 _SHOWN = 20
-_MAX_INTEGER = 2**63 - 1
+_MAX_ID = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +93,12 @@ def read_id(text: str, coerce: Coerce) -> LeadId:
     if not plain:
         raise ValueError("no id")
     shown = f'"{clean(plain, 40)}"'
-    if len(plain) > 255 or not plain.isprintable():
+    if len(plain) > _MAX_ID or not plain.isprintable():
         raise ValueError(f"{shown} is not an id")
     try:
-        identity = parse_id(plain)
-        if isinstance(identity, int) and abs(identity) > _MAX_INTEGER:
-            raise ValueError
-        return coerce(identity)
-    except (ValueError, ConfigError):
-        raise ValueError(f"{shown} is not an id") from None
+        return coerce(plain)
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}") from None
 
 
 class _Table:

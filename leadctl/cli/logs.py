@@ -59,7 +59,7 @@ def named(event: Event) -> tuple[str, str, dict[str, Any]] | None:
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in type(event).__slots__}  # type: ignore[union-attr]
+    return {name: getattr(event, name) for name in type(event).__slots__}
 
 
 class Logs:
@@ -106,7 +106,7 @@ class Logs:
 
 def _opened(path: str) -> TextIO:
     try:
-        return open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed by Logs.close
+        return open(path, "a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"--log-file {path}: cannot be written: {error.strerror or error}") from None
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from leadctl import __version__
 from leadctl.cli.context import Context, GlobalValues
+from leadctl.domain.errors import ConfigError
 
 Command = Callable[..., int]
 LogFormat = Literal["console", "json"]
@@ -23,48 +25,71 @@ CHANNEL_FLAGS = ("--channel", "-c")
 class GlobalOptions:
     """Options of every command; each but ``--version`` has a variable too."""
 
-    config: Annotated[str | None, typer.Option(
-        "--config", metavar="PATH", help="The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …")] = None  # fmt: skip
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="PATH", help="The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …"),
+    ] = None
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only, no progress.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More in the log, tracebacks too.")] = False
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours. NO_COLOR does the same.")] = False
-    log_format: Annotated[LogFormat | None, typer.Option(
-        "--log-format", metavar="FORMAT", help="console, or json: stderr is JSON lines only.")] = None  # fmt: skip
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option("--log-format", metavar="FORMAT", help="console, or json: stderr is JSON lines only."),
+    ] = None
     log_file: Annotated[str | None, typer.Option("--log-file", metavar="FILE", help="JSON lines, appended.")] = None
-    log_personal_data: Annotated[bool, typer.Option(
-        "--log-personal-data", help="Do not mask e-mail addresses and phones in logs.")] = False  # fmt: skip
+    log_personal_data: Annotated[
+        bool, typer.Option("--log-personal-data", help="Do not mask e-mail addresses and phones in logs.")
+    ] = False
 
 
 @dataclass(frozen=True)
 class SelectorOptions:
     """Which integrations."""
 
-    channel: Annotated[list[str], typer.Option(
-        *CHANNEL_FLAGS, metavar="CHANNEL", help="Only there: email,amocrm, or several -c.")] = field(default_factory=list)  # fmt: skip
-    skip_channel: Annotated[list[str], typer.Option(
-        "--skip-channel", metavar="CHANNEL", help="Not there.")] = field(default_factory=list)  # fmt: skip
-    credential: Annotated[list[str], typer.Option(
-        "--credential", metavar="ID", help="Only this credential.")] = field(default_factory=list)  # fmt: skip
-    credentials_file: Annotated[str | None, typer.Option(
-        "--credentials-file", metavar="FILE", help="JSON: these credentials instead of the database's.")] = None  # fmt: skip
-    settings_file: Annotated[str | None, typer.Option(
-        "--settings-file", metavar="FILE", help="JSON: overlays credentials' settings for this run.")] = None  # fmt: skip
+    channel: Annotated[
+        list[str], typer.Option(*CHANNEL_FLAGS, metavar="CHANNEL", help="Only there: email,amocrm, or several -c.")
+    ] = field(default_factory=list)
+    skip_channel: Annotated[list[str], typer.Option("--skip-channel", metavar="CHANNEL", help="Not there.")] = field(
+        default_factory=list
+    )
+    credential: Annotated[list[str], typer.Option("--credential", metavar="ID", help="Only this credential.")] = field(
+        default_factory=list
+    )
+    credentials_file: Annotated[
+        str | None,
+        typer.Option("--credentials-file", metavar="FILE", help="JSON: these credentials instead of the database's."),
+    ] = None
+    settings_file: Annotated[
+        str | None,
+        typer.Option("--settings-file", metavar="FILE", help="JSON: overlays credentials' settings for this run."),
+    ] = None
 
 
 @dataclass(frozen=True)
-class SelectionOptions:
-    """Which leads."""
+class NamedOptions:
+    """Leads by name."""
 
-    leads: Annotated[list[str], typer.Argument(
-        metavar="LEAD_ID", help="Leads by id.", show_default=False)] = field(default_factory=list)  # fmt: skip
-    ids_file: Annotated[str | None, typer.Option(
-        "--ids-file", metavar="FILE", help="One id a line, or CSV; - is stdin.")] = None  # fmt: skip
-    skip_bad_lines: Annotated[bool, typer.Option(
-        "--skip-bad-lines", help="Send although lines of the file hold no id.")] = False  # fmt: skip
+    leads: Annotated[list[str], typer.Argument(metavar="LEAD_ID", help="Leads by id.", show_default=False)] = field(
+        default_factory=list
+    )
+    ids_file: Annotated[
+        str | None, typer.Option("--ids-file", metavar="FILE", help="One id a line, or CSV; - is stdin.")
+    ] = None
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Go on although lines of the file hold no id.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class SelectionOptions(NamedOptions):
+    """Which leads: named ones, or those that the others match; both together are ANDed."""
+
     project: Annotated[str | None, typer.Option("--project", metavar="ID", help="Leads of this project.")] = None
     entity: Annotated[str | None, typer.Option("--entity", metavar="ID", help="Leads of this entity.")] = None
-    since: Annotated[str | None, typer.Option(
-        "--since", metavar="TIME", help="Created then or later: 2026-11-24T09:00, 09:00, 3h, 2d.")] = None  # fmt: skip
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Created then or later: 2026-11-24T09:00, 09:00, 3h, 2d."),
+    ] = None
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Created before then.")] = None
     max_age: Annotated[str | None, typer.Option("--max-age", metavar="AGE", help="Not older than 7d.")] = None
 
@@ -77,12 +102,21 @@ class SendOptions:
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what plan prints; send nothing.")] = False
     force: Annotated[bool, typer.Option("--force", help="Send again what is proven; needs --reason.")] = False
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")] = None
-    retry_unknown: Annotated[bool, typer.Option(
-        "--retry-unknown", help="Send what is in doubt again, at the risk of a second one.")] = False  # fmt: skip
-    wait: Annotated[str | None, typer.Option(
-        "--wait", metavar="10m", help="Wait for another process that holds the run.")] = None  # fmt: skip
+    retry_unknown: Annotated[
+        bool, typer.Option("--retry-unknown", help="Send what is in doubt again, at the risk of a second one.")
+    ] = False
+    wait: Annotated[
+        str | None, typer.Option("--wait", metavar="10m", help="Wait for another process that holds the run.")
+    ] = None
 
 
+def _version(ctx: typer.Context, value: bool) -> None:
+    if value:
+        ctx.obj.line(f"leadctl {__version__}")
+        raise typer.Exit(0)
+
+
+VersionFlag = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="The version.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 LeadArgument = Annotated[str, typer.Argument(metavar="LEAD_ID", help="The lead's id.", show_default=False)]
@@ -115,8 +149,13 @@ def exposed(command: Command, *, hide_globals: bool = True) -> Callable[..., Any
         context: Context = ctx.obj
         given = _gathered(GlobalOptions, values)
         context.typed = context.typed.merged(GlobalValues(**{f.name: getattr(given, f.name) for f in fields(given)}))
-        if "json_output" in values:
-            context.json_output = values["json_output"] or bool(ctx.parent and ctx.parent.params.get("json_output"))
+        context.check_options()
+        if ctx.invoked_subcommand is not None:
+            _check_group(ctx, values)
+            return None
+        of_group = ctx.parent.params if ctx.parent else {}
+        context.json_output = bool(values.get("json_output") or of_group.get("json_output"))
+        context.jsonl_output = bool(values.get("jsonl"))
         arguments = {name: _gathered(kind, values) for name, kind in bundles.items()}
         return command(context, **arguments, **values)
 
@@ -125,6 +164,17 @@ def exposed(command: Command, *, hide_globals: bool = True) -> Callable[..., Any
     callback.__annotations__ = {}
     callback.__doc__ = command.__doc__
     return callback
+
+
+def _check_group(ctx: typer.Context, values: dict[str, Any]) -> None:
+    """Options of ``runs`` alone mean nothing to ``runs show``; only ``--json`` and the global ones do."""
+    for name, value in values.items():
+        if value and name != "json_output":
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} is not an option of {ctx.command_path} {ctx.invoked_subcommand}",
+                hint=f"{ctx.command_path} {ctx.invoked_subcommand} --help",
+            )
 
 
 def _spread(kind: type[Any], *, hidden: bool = False) -> Iterator[inspect.Parameter]:

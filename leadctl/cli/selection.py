@@ -1,12 +1,11 @@
 """From options to what the services are asked."""
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leadctl.cli.context import Context, plain_id
-from leadctl.cli.ids import Coerce, read_ids
-from leadctl.cli.options import SelectionOptions, SelectorOptions, SendOptions
+from leadctl.cli.context import Context
+from leadctl.cli.ids import Coerce, read_id, read_ids
+from leadctl.cli.options import NamedOptions, SelectionOptions, SelectorOptions, SendOptions
 from leadctl.cli.times import ago, local_zone, parse_duration, parse_time
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import LeadId
@@ -48,7 +47,7 @@ def lead_selection(context: Context, options: SelectionOptions, coerce: Coerce) 
     return LeadSelection(ids=ids, project=options.project, entity=options.entity, since=since, until=until)
 
 
-def named_ids(context: Context, options: SelectionOptions, coerce: Coerce) -> list[LeadId] | None:
+def named_ids(context: Context, options: NamedOptions, coerce: Coerce) -> list[LeadId] | None:
     """The ids of the arguments and of the file, each once, as given; None if there are neither."""
     if options.skip_bad_lines and options.ids_file is None:
         raise ConfigError("--skip-bad-lines is about --ids-file, which is not given")
@@ -67,9 +66,9 @@ def named_ids(context: Context, options: SelectionOptions, coerce: Coerce) -> li
 def lead_id(text: str, coerce: Coerce) -> LeadId:
     """An id of the command line as the database holds it. Raises ConfigError."""
     try:
-        return coerce(plain_id(text.strip()))
-    except ValueError:
-        raise ConfigError(f"{text[:80]!r} is not a lead id of this database") from None
+        return read_id(text, coerce)
+    except ValueError as error:
+        raise ConfigError(f"LEAD_ID: {error}") from None
 
 
 def force_reason(options: SendOptions) -> str | None:
@@ -93,23 +92,14 @@ def _split(values: list[str]) -> list[str]:
 
 
 def _channels(values: list[str], option: str) -> tuple[str, ...]:
+    from leadctl.services.accounts import check_channel
+
     names = tuple(_split(values))
     if values and not names:
         raise ConfigError(f"{option}: no channel is named")
     for name in names:
         check_channel(name, option)
     return names
-
-
-def check_channel(name: str, option: str) -> None:
-    """Raises ConfigError for a channel that there is not, with the nearest."""
-    from leadctl.channels import channel_names
-
-    known = channel_names()
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        raise ConfigError(f"{option}: there is no channel {name!r}", hint=hint)
 
 
 def _file(text: str | None, option: str) -> Path | None:

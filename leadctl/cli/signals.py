@@ -28,9 +28,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
-def draining(
-    stop: Stop, restore: Callable[[], None], leave: Callable[[int], object] = os._exit
-) -> Iterator[None]:
+def draining(stop: Stop, restore: Callable[[], None], leave: Callable[[int], object] = os._exit) -> Iterator[None]:
     """Hand the first signal to ``stop``; on the second, ``restore`` the terminal and leave."""
     received: list[int] = []
 

@@ -89,10 +89,12 @@ class Engine:
         """All workers; the first failure (the ledger's) ends the others."""
         if not workers:
             return
-        done, pending = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         for task in done:
             task.result()
 
@@ -247,9 +249,9 @@ class Engine:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled():
+            this = asyncio.current_task()
+            if this is not None and this.cancelling():  # the whole engine ends, not only this request
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
                 raise
             raise _Cut from None
         finally:

@@ -91,6 +91,11 @@ class Faults:
             if kind is not None:
                 self._always[vendor] = kind
 
+    def standing(self, vendor: str) -> str | None:
+        """What ``always`` says of this vendor: for protocols that speak before they know the lead (SMTP)."""
+        with self._lock:
+            return self._always.get(vendor)
+
     def clear(self, vendor: str | None = None) -> None:
         with self._lock:
             if vendor is None:

@@ -83,12 +83,13 @@ class HtmlParser:
             raise MarkupError(f'Unsupported start tag "{tag}" at byte offset {at}')
         attributes: dict[str, str] = {}
         while attribute := _ATTRIBUTE.match(self._source, position):
-            if attribute[2] is None:
+            position = attribute.end()
+            if attribute[2] is not None:
+                attributes[attribute[1].lower()] = html.unescape(attribute[2].strip("\"'"))
+            elif not self._source.startswith("=", position):
                 raise MarkupError(
                     f'Expected equal sign in declaration of an attribute of the tag "{tag}" at byte offset {at}'
                 )
-            attributes[attribute[1].lower()] = html.unescape(attribute[2].strip("\"'"))
-            position = attribute.end()
         position = self._skip_spaces(position)
         if not self._source.startswith(">", position):
             raise MarkupError(f"Unclosed start tag at byte offset {at}")
@@ -243,10 +244,10 @@ class TelegramVendor(HttpVendor):
             parameters = await _parameters(request)
             if method in methods:
                 return _success(methods[method](parameters))
-            if method != "sendmessage":
-                raise TelegramRefusal(404, "Not Found: method not found")
         except TelegramRefusal as refusal:
             return refusal.response()
+        if method != "sendmessage":
+            return TelegramRefusal(404, "Not Found: method not found").response()
         lead, key = marker(str(parameters.get("text") or ""))
         return await self.with_faults(request, [lead], self._sending(parameters, lead, key))
 

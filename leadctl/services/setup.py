@@ -3,35 +3,31 @@
 import os
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from leadctl.domain.errors import ConfigError
 from leadctl.services.config_template import render_config
 from leadctl.services.doctor import doctor, doctor_exit_code
-from leadctl.settings import load_settings
 from leadctl.store.engines import parse_url, sqlite_path
 from leadctl.store.sample import create_tables
 
 __all__ = ["doctor", "doctor_exit_code", "init"]
 
 DEFAULT_DATABASE = "leads.db"
-_PASSWORD = re.compile(r"(//[^/@]*?:)[^@]*(@)")
+_PASSWORD = re.compile(r"(//[^/@]*?:).*(@)")
 
 
 def init(path: Path, database_url: str | None) -> dict[str, Any]:
     """Write a config (mode 0600); a SQLite file that is not there is made, with the four tables.
 
-    Raises ConfigError if the config exists already, or if what would be written could not be read back.
+    Raises ConfigError if the config exists already (it is left as it is) or cannot be written.
     """
     if path.exists() or path.is_symlink():
-        raise ConfigError(
-            f"{path} exists already and is left as it is", hint="edit it, or write another one with --path"
-        )
+        raise _exists(path)
     url = database_url or _default_url(path)
-    _write_new(path, render_config(url))
     created = _create_database(url)
+    _write_new(path, render_config(url))
     config = shlex.quote(str(path))
     return {
         "schema": "leadctl.init/1",
@@ -48,17 +44,36 @@ def _default_url(path: Path) -> str:
     return f"sqlite:///{DEFAULT_DATABASE if directory == Path.cwd() else directory / DEFAULT_DATABASE}"
 
 
+def _create_database(url: str) -> bool:
+    """Whether a new SQLite file was made. An existing database is not even opened."""
+    if url.startswith("env:"):
+        url = os.environ.get(url.removeprefix("env:"), "")
+    elif url.startswith("file:/"):
+        secret = Path(url.removeprefix("file:"))
+        url = secret.read_text(encoding="utf-8").strip() if secret.is_file() else ""
+    if not url:
+        return False  # its place is filled later
+    file = sqlite_path(parse_url(url, "--database-url"))
+    if file is None or file.exists():
+        return False
+    if not file.parent.is_dir():
+        raise ConfigError(f"the directory {file.parent} does not exist", hint=f"create it: mkdir -p {file.parent}")
+    create_tables(url)
+    return True
+
+
 def _write_new(path: Path, text: str) -> None:
-    """All of the file or nothing, never over another one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".leadctl-") as draft:
-            draft.write(text)  # the draft has mode 0600 from its first moment
-            draft.flush()
-            os.fsync(draft.fileno())
-            load_settings(draft.name, _environment())
-            os.link(draft.name, path)
+        # Nobody else may read it from its first moment on, and an existing file is never opened.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{path} exists already and is left as it is", hint="write another one with --path") from None
+        raise _exists(path) from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="choose another place with --path") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="choose another --path") from None
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(f"{path} exists already and is left as it is", hint="edit it, or choose another --path")

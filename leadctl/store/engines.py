@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.masking import clean
@@ -35,8 +35,10 @@ _SQLITE_BROKEN = {11, 26}
 #: SQLSTATE of PostgreSQL: deadlock, serialization, lock not available; wrong password, no such database or role.
 _PG_RETRY = {"40P01", "40001", "55P03"}
 _PG_CONFIG = {"28P01", "28000", "3D000", "42501"}
+_PG_EXISTS = {"42P07", "42710"}
 #: MySQL's error numbers, alike. 1142: a command that this user may not give.
 _MYSQL_RETRY = {1205, 1213}
+_MYSQL_EXISTS = 1050
 _MYSQL_CONFIG = {1044, 1045, 1049, 1142, 1698}
 
 
@@ -127,6 +129,20 @@ def is_busy(error: DBAPIError) -> bool:
     return _sqlstate(error.orig) in _PG_RETRY or _mysql_code(error.orig) in _MYSQL_RETRY
 
 
+def is_race(error: DBAPIError) -> bool:
+    """Whether another process has just made the same row or table: the next look will see it."""
+    return (
+        isinstance(error, IntegrityError)
+        or _sqlstate(error.orig) in _PG_EXISTS
+        or _mysql_code(error.orig) == _MYSQL_EXISTS
+    )
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Whether the SQLite file or its directory cannot be written."""
+    return _sqlite_code(error.orig) in _SQLITE_READONLY
+
+
 @contextmanager
 def explained(place: str) -> Iterator[None]:
     """Turns the database's failures into errors for people. ``place`` says which database."""
@@ -138,15 +154,17 @@ def explained(place: str) -> Iterator[None]:
 
 def explain(error: SQLAlchemyError, place: str) -> LeadctlError:
     """What the failure means. SQL and parameters are left out: they hold personal data and secrets."""
-    orig = error.orig if isinstance(error, DBAPIError) else None
-    if orig is None:
+    if not isinstance(error, DBAPIError) or error.orig is None:
         return DatabaseUnreachable(f"{place}: {type(error).__name__}", hint="type the same command again later")
-    if isinstance(orig, sqlite3.Error):
+    orig = error.orig
+    if isinstance(orig, sqlite3.OperationalError) or type(orig) is sqlite3.DatabaseError:
         return _explain_sqlite(orig, place)
     said = clean(_first_line(orig), 200)
     if _sqlstate(orig) in _PG_CONFIG or _mysql_code(orig) in _MYSQL_CONFIG or _password_refused(orig):
         return ConfigError(f"{place} refuses us: {said}", hint="check user, password, name and rights of the database")
-    return DatabaseUnreachable(f"{place} does not answer: {said}", hint="type the same command again later")
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return DatabaseUnreachable(f"{place} does not answer: {said}", hint="type the same command again later")
+    return LeadctlError(f"{place} refuses a statement of leadctl ({type(orig).__name__}): {said}")
 
 
 def _explain_sqlite(orig: sqlite3.Error, place: str) -> LeadctlError:

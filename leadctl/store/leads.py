@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, literal
@@ -15,7 +15,6 @@ from leadctl.store.database import Database, canonical_id, external_id, pages
 
 #: What became of an id that was asked for, as ``leadctl_run_leads`` keeps it.
 Standing = Literal["planned", "not_found", "filtered"]
-STANDINGS: tuple[Standing, ...] = get_args(Standing)
 
 _HEAD = ("id", "external_entity_id", "external_project_id", "created_at")
 _TEXTS = ("name", "phone", "email", "comment", "page_url")
@@ -204,10 +203,17 @@ def read_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False, default=str)
+        value = _nested(value)
     text = str(value)
     # JSON may hold half of a surrogate pair, which no encoding takes.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _nested(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return ""
 
 
 def read_time(value: Any, zone: ZoneInfo) -> datetime | None:

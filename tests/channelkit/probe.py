@@ -99,6 +99,7 @@ class Peer:
                 return None
             body += piece
         self.server.complete.append(json.loads(body)["mark"])
+        self.server.progress.set()
         return body
 
     async def some(self, most: int = 65_536) -> bytes:
@@ -131,6 +132,7 @@ class Server:
         self.received = b""
         #: Marks of the requests that arrived whole.
         self.complete: list[str] = []
+        self.progress = asyncio.Event()
         self.connections = 0
         self.url = ""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -146,6 +148,12 @@ class Server:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await writer.wait_closed()
         self._tasks.discard(task)
+
+    async def arrived(self, count: int) -> None:
+        """Wait until so many whole requests are there."""
+        while len(self.complete) < count:
+            self.progress.clear()
+            await self.progress.wait()
 
     async def finish(self) -> None:
         for task in self._tasks:

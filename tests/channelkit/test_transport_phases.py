@@ -17,6 +17,7 @@ import trustme
 
 from leadctl.channelkit import http
 from leadctl.channelkit.http import Answer
+from leadctl.channelkit.network import Resolver
 from leadctl.domain.errors import Ambiguous, DeliveryError, Transient, Unusable
 from tests.channelkit.probe import Peer, Probe, Script, Server, open_probe, serving
 
@@ -248,7 +249,7 @@ async def slow_resolver(host: str, port: int) -> Sequence[str]:
 
 
 @pytest.mark.parametrize("resolver", [unknown_host, slow_resolver])
-def test_dns_failure_is_transient(resolver: http.Any) -> None:
+def test_dns_failure_is_transient(resolver: Resolver) -> None:
     async def run() -> Answer | DeliveryError:
         channel = open_probe("https://vendor.test/", resolver=resolver)
         outcome = await channel.outcome(channel.request("m1"), 0.3)
@@ -267,8 +268,7 @@ def test_no_free_connection_is_transient() -> None:
         async with serving(silence) as server:
             channel = open_probe(server.url)
             hanging = [asyncio.create_task(channel.outcome(channel.request(f"h{n}"), 1.0)) for n in range(2)]
-            while len(server.complete) < 2:
-                await asyncio.sleep(0.01)
+            await asyncio.wait_for(server.arrived(2), 5)
             waiting = await channel.outcome(channel.request("m1"), 0.2)
             assert isinstance(waiting, Transient), repr(waiting)
             assert all(isinstance(outcome, Ambiguous) for outcome in await asyncio.gather(*hanging))

@@ -1,0 +1,133 @@
+"""The command line: its commands, and the one place where an exception becomes a message and an exit code."""
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from leadctl.cli import (
+    adopt,
+    bulk_resend,
+    channels,
+    demo,
+    doctor,
+    history,
+    init,
+    plan,
+    resend,
+    runs,
+    sandbox,
+    settle,
+)
+from leadctl.cli.context import Context
+from leadctl.cli.exit_codes import ExitCode, worst
+from leadctl.cli.options import Command, VersionFlag, exposed, register
+from leadctl.domain.errors import ConfigError, LeadctlError
+
+#: Typer carries its own Click; its base of usage errors is reached through what Typer exports.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+_HELP = """Send leads to the integrations that they have not reached: exactly what is missing, only there, once.
+
+\b
+Example:
+  leadctl plan 42
+  leadctl resend 42
+
+The options below may stand before or after the command. Most have a variable: LEADCTL_CONFIG,
+LEADCTL_LOG_FORMAT, LEADCTL_LOG_FILE, LEADCTL_LOG_PERSONAL_DATA, LEADCTL_NO_COLOR, LEADCTL_QUIET,
+LEADCTL_VERBOSE."""
+
+
+def build() -> typer.Typer:
+    """The Typer application."""
+    app = _group(_root, _HELP)
+    register(app, "resend", resend.resend)
+    register(app, "bulk-resend", bulk_resend.bulk_resend)
+    register(app, "plan", plan.plan)
+    of_channels = {"list": channels.list_channels, "check": channels.check, "schema": channels.schema}
+    app.add_typer(_with_list(channels.channels, of_channels), name="channels")
+    of_runs = {"list": runs.list_runs, "show": runs.show, "resume": runs.resume}
+    app.add_typer(_with_list(runs.runs, of_runs), name="runs")
+    register(app, "history", history.history)
+    register(app, "settle", settle.settle)
+    register(app, "adopt", adopt.adopt)
+    register(app, "init", init.init)
+    register(app, "doctor", doctor.doctor)
+    register(app, "sandbox", sandbox.sandbox)
+    register(app, "demo", demo.demo)
+    return app
+
+
+def main(argv: Sequence[str], context: Context | None = None) -> int:
+    """Run a command and return its exit code. Raises nothing."""
+    context = context or Context.real(argv)
+    code = _guarded(context, argv)
+    context.out.flush()
+    context.err.flush()
+    if context.out.failure is not None:
+        context.say(f"error: stdout could not be written: {context.out.failure.strerror}")
+        code = worst([code, ExitCode.FAILED])
+    context.close()
+    return code
+
+
+def _guarded(context: Context, argv: Sequence[str]) -> int:
+    try:
+        result = typer.main.get_command(build()).main(
+            args=list(argv), prog_name="leadctl", standalone_mode=False, obj=context
+        )
+        return int(result or 0)
+    except LeadctlError as error:
+        return context.fail(error)
+    except UsageError as error:
+        return context.fail(_usage_error(error))
+    except (typer.Abort, KeyboardInterrupt):
+        return int(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the data
+        return _bug(context, error)
+
+
+def _usage_error(error: Exception) -> ConfigError:
+    """What Click says about the command line, in our words' form."""
+    click_context = getattr(error, "ctx", None)
+    path = click_context.command_path if click_context else "leadctl"
+    said = getattr(error, "format_message", lambda: str(error))()
+    message = " ".join(said.split()) or f"{path}: a command is missing"
+    return ConfigError(message[:1].lower() + message[1:], hint=f"{path} --help")
+
+
+def _bug(context: Context, error: Exception) -> int:
+    text = "".join(traceback.format_exception(error))
+    kept = False
+    with contextlib.suppress(Exception):
+        kept = context.logs.traceback(text)
+    hint = "" if kept else "type it again with -v or --log-file FILE for the details, and report it"
+    return context.fail(LeadctlError(f"a bug in leadctl: {type(error).__name__}", hint=hint))
+
+
+def _root(context: Context, version: VersionFlag = False) -> int:
+    del context, version
+    return 0
+
+
+def _group(callback: Command, help_text: str | None = None, **how: bool) -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **how,  # type: ignore[arg-type]  # booleans of Typer by name
+    )
+    app.callback(help=help_text or inspect.getdoc(callback))(exposed(callback, hide_globals=help_text is None))
+    return app
+
+
+def _with_list(default: Command, commands: dict[str, Command]) -> typer.Typer:
+    """A group whose name alone lists."""
+    app = _group(default, invoke_without_command=True)
+    for name, command in commands.items():
+        register(app, name, command)
+    return app

@@ -1,0 +1,223 @@
+"""The plan: what would be sent for which lead. ``plan``, ``--dry-run`` and the real run use this one path."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from leadctl.domain.model import Lead, LeadId, LeadPlan, PlannedDelivery, Skip, Target
+from leadctl.domain.outcomes import PlanState, SkipReason, TargetState
+from leadctl.services.requests import LeadSelection, PlanTotals, Selectors
+from leadctl.services.routing import OpenRoute, Router, Routing, Via
+from leadctl.services.shapes import MAX_ENTRIES, not_found_entry
+from leadctl.store.leads import LeadFilter, LeadHead, Standing, classify, iter_heads, load_leads
+
+if TYPE_CHECKING:
+    from leadctl.services.bootstrap import App
+
+#: Leads that are planned together: one query each for heads, targets and, where needed, the leads' texts.
+PAGE = 500
+
+_STATES: Mapping[TargetState, PlanState] = {
+    TargetState.IDLE: PlanState.NEW,
+    TargetState.FAILED: PlanState.FAILED,
+    TargetState.REJECTED: PlanState.REJECTED,
+    TargetState.UNKNOWN: PlanState.UNKNOWN,
+    TargetState.SENDING: PlanState.UNKNOWN,
+    TargetState.INCOMPLETE: PlanState.INCOMPLETE,
+}
+
+
+@dataclass(slots=True)
+class _Sums:
+    leads: int = 0
+    not_found: int = 0
+    filtered: int = 0
+    already: int = 0
+    skipped: int = 0
+    invalid: int = 0
+    held: int = 0
+    oldest: datetime | None = None
+    by_channel: Counter[str] = field(default_factory=Counter)
+    by_state: Counter[str] = field(default_factory=Counter)
+
+
+class Planning:
+    """Iterate it once for the LeadPlans, in order; then the sums are there."""
+
+    def __init__(
+        self,
+        app: "App",
+        selection: LeadSelection,
+        selectors: Selectors,
+        *,
+        forced: bool = False,
+        retry_unknown: bool = False,
+    ) -> None:
+        self.router = Router(app, selectors)
+        self.not_found: list[LeadId] = []
+        #: Every id that was asked for, with what became of it, page by page (for the run's ledger).
+        self.standings: list[tuple[LeadId, Standing]] = []
+        self._app = app
+        self._selection = selection
+        self._filter = LeadFilter(selection.project, selection.entity, selection.since, selection.until)
+        self._forced = forced
+        self._retry_unknown = retry_unknown
+        self._sums = _Sums()
+
+    def __iter__(self) -> Iterator[LeadPlan]:
+        for page in self.pages():
+            yield from page
+
+    def pages(self) -> Iterator[list[LeadPlan]]:
+        """The plans in pages; ``standings`` holds the ids of the page just yielded."""
+        if self._selection.ids is None:
+            heads = iter_heads(self._app.db, None, self._filter)
+            while page := list(islice(heads, PAGE)):
+                self.standings = [(head.id, "planned") for head in page]
+                yield self._plan_page(page)
+            return
+        for ids in _slices(list(dict.fromkeys(self._selection.ids)), PAGE):
+            rows = list(classify(self._app.db, ids, self._filter))
+            self.standings = [(identity, standing) for identity, standing, _ in rows]
+            missing = [identity for identity, standing, _ in rows if standing == "not_found"]
+            self._sums.not_found += len(missing)
+            self._sums.filtered += sum(standing == "filtered" for _, standing, _ in rows)
+            self.not_found += missing[: max(0, MAX_ENTRIES - len(self.not_found))]
+            yield self._plan_page([head for _, standing, head in rows if standing == "planned" and head is not None])
+
+    def _plan_page(self, heads: Sequence[LeadHead]) -> list[LeadPlan]:
+        routings = [self.router.for_lead(head.external_entity_id, head.external_project_id) for head in heads]
+        known = self._app.ledger.targets_for([head.id for head in heads])
+        leads = self._texts(heads, routings, known)
+        return [
+            self._plan_lead(head, routing, known.get(head.id, []), leads.get(head.id))
+            for head, routing in zip(heads, routings, strict=True)
+        ]
+
+    def _texts(
+        self, heads: Sequence[LeadHead], routings: Sequence[Routing], known: Mapping[LeadId, Sequence[Target]]
+    ) -> Mapping[LeadId, Lead]:
+        """The leads whose texts the plan depends on: a channel judges them, or they were rejected before."""
+        wanted = [
+            head.id
+            for head, routing in zip(heads, routings, strict=True)
+            if any(route.judges_leads for route, _ in routing.routes)
+            or any(target.state is TargetState.REJECTED for target in known.get(head.id, ()))
+        ]
+        return load_leads(self._app.db, wanted) if wanted else {}
+
+    def _plan_lead(self, head: LeadHead, routing: Routing, known: Sequence[Target], lead: Lead | None) -> LeadPlan:
+        deliveries: list[PlannedDelivery] = []
+        already: list[PlannedDelivery] = []
+        skips = list(routing.skips)
+        for route, via in routing.routes:
+            planned = self._plan_delivery(head.id, route, via, known, lead)
+            if isinstance(planned, Skip):
+                skips.append(planned)
+            elif planned.state is None:
+                already.append(planned)
+            else:
+                deliveries.append(planned)
+                self._count(planned, route)
+        self._sums.leads += 1
+        self._sums.already += len(already)
+        self._sums.skipped += len(skips)
+        self._sums.invalid += routing.invalid
+        if deliveries and head.created_at is not None:
+            self._sums.oldest = min(self._sums.oldest or head.created_at, head.created_at)
+        return LeadPlan(
+            head.id, head.external_entity_id, head.external_project_id,
+            tuple(deliveries), tuple(already), tuple(skips), routing.warnings,
+        )  # fmt: skip
+
+    def _plan_delivery(
+        self, lead_id: LeadId, route: OpenRoute, via: Via, known: Sequence[Target], lead: Lead | None
+    ) -> PlannedDelivery | Skip:
+        rows = sorted((row for row in known if _is_at(row, route)), key=lambda row: row.n)
+        proof = next((row for row in rows if row.state is TargetState.DELIVERED), None)
+        last = rows[-1] if rows else None
+
+        def planned(state: PlanState | None, target: Target | None, n: int) -> PlannedDelivery:
+            return PlannedDelivery(lead_id, route.account, route.destination, via, state, n, target)
+
+        if proof is not None and not self._forced:
+            return planned(None, proof, proof.n)
+        if lead is not None and (problems := route.channel.problems(lead)):
+            detail = "; ".join(problems)
+            return Skip(route.account, SkipReason.INVALID_LEAD, detail, via, route.destination.target)
+        if last is None:
+            return planned(PlanState.NEW, None, 0)
+        if last.state is TargetState.DELIVERED:
+            return planned(PlanState.NEW, None, last.n + 1)
+        if last.state is TargetState.REJECTED and not self._again(last, route, lead):
+            detail = f"refused before: {last.error_message or 'no reason kept'}"
+            return Skip(route.account, SkipReason.REJECTED_BEFORE, detail, via, route.destination.target)
+        return planned(_STATES[last.state], last, last.n)
+
+    def _again(self, row: Target, route: OpenRoute, lead: Lead | None) -> bool:
+        """A rejected one goes again when a person names the lead, or when lead or credential changed since."""
+        if self._selection.named or self._forced or lead is None:
+            return True
+        return row.digest != f"{lead.digest}:{route.account.digest}"
+
+    def _count(self, planned: PlannedDelivery, route: OpenRoute) -> None:
+        sums = self._sums
+        sums.by_channel[planned.account.channel] += 1
+        sums.by_state[str(planned.state)] += 1
+        if planned.state is PlanState.UNKNOWN and route.held and not self._retry_unknown:
+            sums.held += 1
+
+    @property
+    def totals(self) -> PlanTotals:
+        """The sums so far; all of them after the last page."""
+        sums = self._sums
+        return PlanTotals(
+            leads=sums.leads,
+            not_found=sums.not_found,
+            filtered_count=sums.filtered,
+            deliveries=sums.by_channel.total(),
+            already_delivered=sums.already,
+            skipped=sums.skipped,
+            by_channel=dict(sorted(sums.by_channel.items())),
+            by_state=dict(sorted(sums.by_state.items())),
+            invalid_credentials=sums.invalid,
+            held_unknown=sums.held,
+            oldest=sums.oldest,
+        )
+
+    def errors(self) -> list[dict[str, Any]]:
+        """An entry per lead that was not found, at most 1,000."""
+        return [not_found_entry(identity) for identity in self.not_found]
+
+    def exit_code(self, detailed: bool) -> int:
+        """Of ``plan``: 1 > 10 > 0; 2 and 5 are raised."""
+        totals = self.totals
+        if totals.not_found:
+            return 1
+        return 10 if detailed and totals.deliveries > totals.held_unknown else 0
+
+
+def _is_at(row: Target, route: OpenRoute) -> bool:
+    """Proof: at that destination, whoever carried it, or by this credential to the same account."""
+    if row.destination == route.destination.key:
+        return True
+    return row.credential_id == route.account.credential_id and row.account == route.destination.account_key
+
+
+def _slices(ids: Sequence[LeadId], size: int) -> Iterator[Sequence[LeadId]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def plan_leads(
+    app: "App",
+    selection: LeadSelection,
+    selectors: Selectors,
+    *,
+    force_reason: str | None = None,
+    retry_unknown: bool = False,
+) -> Planning:
+    """The plan of this selection. Raises ConfigError, DatabaseUnreachable."""
+    return Planning(app, selection, selectors, forced=force_reason is not None, retry_unknown=retry_unknown)

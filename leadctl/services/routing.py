@@ -1,0 +1,177 @@
+"""Which integrations a lead gets (CONTRACT §2): credentials, links and selectors as routes, worked out set-wise."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from leadctl.channelkit.channel import Channel
+from leadctl.channelkit.spec import Retransmit
+from leadctl.channels import channel_class, channel_names
+from leadctl.domain.errors import ConfigError, InvalidCredential
+from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Skip, sort_key
+from leadctl.domain.outcomes import SkipReason
+from leadctl.services.accounts import check_channel, effective_account, load_accounts_file, load_settings_file
+from leadctl.services.requests import Selectors
+from leadctl.store.credentials import load_credentials, load_links
+
+if TYPE_CHECKING:
+    from leadctl.services.bootstrap import App
+
+Via = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoute:
+    """A credential that can be sent to."""
+
+    account: Account
+    channel: Channel[Any, Any]
+    destination: Destination
+
+    @property
+    def held(self) -> bool:
+        """What is in doubt here is for a person: nothing can be asked, or nothing shall be."""
+        blind = any(step.retransmit is Retransmit.BLIND for step in self.channel.steps)
+        return blind or self.channel.settings.on_unknown == "hold"
+
+    @property
+    def judges_leads(self) -> bool:
+        """Whether the channel has an opinion on which leads it takes."""
+        return type(self.channel).problems is not Channel.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """The routes of one (entity, project), in the order of the credentials' ids."""
+
+    routes: tuple[tuple[OpenRoute, Via], ...] = ()
+    skips: tuple[Skip, ...] = ()
+    warnings: tuple[str, ...] = ()
+    invalid: int = 0
+
+
+@dataclass(slots=True)
+class _Refused:
+    reason: SkipReason
+    detail: str
+    target: str = ""
+
+
+@dataclass
+class Router:
+    """All credentials and links, read once."""
+
+    app: "App"
+    selectors: Selectors
+    _accounts: dict[CredentialId, Account] = field(default_factory=dict)
+    _from_file: tuple[CredentialId, ...] = ()
+    _opened: dict[CredentialId, OpenRoute | _Refused] = field(default_factory=dict)
+    _memo: dict[tuple[str | None, str | None], Routing] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        overrides = self.app.ledger.overrides()
+        overlay: Mapping[str, Mapping[str, Any]] = {}
+        if self.selectors.settings_file:
+            overlay = load_settings_file(self.selectors.settings_file)
+        accounts = load_credentials(self.app.db)
+        if self.selectors.credentials_file:
+            given = load_accounts_file(self.selectors.credentials_file)
+            self._from_file = tuple(account.credential_id for account in given)
+            accounts = [*accounts, *given]
+        for account in accounts:
+            self._accounts[account.credential_id] = effective_account(account, overrides, overlay)
+        self._links = load_links(self.app.db)
+        self._check_selectors()
+
+    def _check_selectors(self) -> None:
+        for name in (*self.selectors.channels, *self.selectors.skip_channels):
+            check_channel(name)
+        known = {str(credential_id) for credential_id in self._accounts}
+        for wanted in self.selectors.credentials:
+            if wanted not in known:
+                near = difflib.get_close_matches(wanted, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else "see: leadctl channels check"
+                raise ConfigError(f"no such credential: {wanted}", hint=hint)
+
+    def accounts(self) -> Sequence[Account]:
+        """Every credential, in the order of ids."""
+        return sorted(self._accounts.values(), key=lambda account: sort_key(account.credential_id))
+
+    def route(self, credential_id: CredentialId) -> OpenRoute | None:
+        """The credential, opened; None where it cannot be sent to (any more)."""
+        account = self._accounts.get(credential_id)
+        opened = self._open(account) if account else None
+        return opened if isinstance(opened, OpenRoute) else None
+
+    def for_lead(self, entity: ExternalId | None, project: ExternalId | None) -> Routing:
+        """The union of what is linked to the entity and to the project."""
+        key = (None if entity is None else str(entity), None if project is None else str(project))
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._resolve(self._linked(entity, project))
+        return found
+
+    def _linked(self, entity: ExternalId | None, project: ExternalId | None) -> list[tuple[CredentialId, Via]]:
+        linked = [(i, via) for i, via in self._links.for_lead(entity, project) if i in self._accounts]
+        return [*linked, *((credential_id, ("file",)) for credential_id in self._from_file)]
+
+    def _resolve(self, linked: Sequence[tuple[CredentialId, Via]]) -> Routing:
+        routes: list[tuple[OpenRoute, Via]] = []
+        skips: list[Skip] = []
+        first: dict[str, OpenRoute] = {}
+        for credential_id, via in linked:
+            account = self._accounts[credential_id]
+            opened = self._open(account)
+            if isinstance(opened, _Refused):
+                skips.append(Skip(account, opened.reason, opened.detail, via, opened.target))
+                continue
+            twin = first.setdefault(opened.destination.key, opened)
+            if twin is not opened:
+                detail = f"credential {twin.account.credential_id} leads to the same place"
+                target = opened.destination.target
+                skips.append(Skip(account, SkipReason.DUPLICATE_DESTINATION, detail, via, target))
+                continue
+            routes.append((opened, via))
+        invalid = sum(skip.reason is SkipReason.INVALID_CREDENTIAL for skip in skips)
+        return Routing(tuple(routes), tuple(skips), _warnings(linked, routes, skips), invalid)
+
+    def _open(self, account: Account) -> OpenRoute | _Refused:
+        opened = self._opened.get(account.credential_id)
+        if opened is None:
+            opened = self._opened[account.credential_id] = self._try_open(account)
+        return opened
+
+    def _try_open(self, account: Account) -> OpenRoute | _Refused:
+        if not account.enabled:
+            return _Refused(SkipReason.DISABLED, "the credential is switched off")
+        if account.channel not in channel_names():
+            known = ", ".join(channel_names())
+            return _Refused(SkipReason.UNSUPPORTED_CHANNEL, f"there is no channel of this type; supported: {known}")
+        if not self._selected(account):
+            return _Refused(SkipReason.NOT_SELECTED, "left out by the command's selectors")
+        try:
+            channel = channel_class(account.channel).open(account, self.app.toolbox(account.credential_id))
+        except InvalidCredential as error:
+            return _Refused(SkipReason.INVALID_CREDENTIAL, str(error))
+        return OpenRoute(account, channel, channel.destination())
+
+    def _selected(self, account: Account) -> bool:
+        wanted = self.selectors
+        if self._from_file and account.credential_id not in self._from_file:
+            return False
+        if wanted.channels and account.channel not in wanted.channels:
+            return False
+        if account.channel in wanted.skip_channels:
+            return False
+        return not wanted.credentials or str(account.credential_id) in wanted.credentials
+
+
+def _warnings(
+    linked: Sequence[tuple[CredentialId, Via]], routes: Sequence[tuple[OpenRoute, Via]], skips: Sequence[Skip]
+) -> tuple[str, ...]:
+    if not linked:
+        return ("no credentials are linked to the lead's entity or project: nothing is sent",)
+    if not routes and not any(skip.reason is SkipReason.NOT_SELECTED for skip in skips):
+        return ("no supported, enabled and valid integrations: nothing is sent",)
+    return ()

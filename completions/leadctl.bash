@@ -1,0 +1,64 @@
+# leadctl: completion for bash. Made by: python -m leadctl.cli.reference --write
+_leadctl() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} at="" words="" head="" word i
+    local channels="amocrm bitrix24 email telegram webhooks"
+    # bash splits --option=value into three words
+    if [[ $cur == "=" ]]; then
+        cur=""
+    elif [[ $prev == "=" ]]; then
+        prev=${COMP_WORDS[COMP_CWORD-2]}
+    fi
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        case $word in
+            --channel|--config|--credential|--credentials-file|--database-url|--delay|--entity|--ids-file|--log-file|--log-format|--max-age|--path|--port|--project|--reason|--results-dir|--scale|--settings-file|--since|--skip-channel|--until|--wait|-c)
+                [[ ${COMP_WORDS[i+1]} == "=" ]] && ((i++))
+                ((i++)) ;;
+            -*) ;;
+            *)
+                case "${at:+$at }$word" in
+                    "resend"|"bulk-resend"|"plan"|"history"|"settle"|"adopt"|"init"|"doctor"|"sandbox"|"demo"|"channels"|"channels list"|"channels check"|"channels schema"|"runs"|"runs list"|"runs show"|"runs resume") at="${at:+$at }$word" ;;
+                esac ;;
+        esac
+    done
+    COMPREPLY=()
+    case $prev in
+        --channel|--skip-channel|-c)
+            [[ $cur == *,* ]] && head="${cur%,*},"
+            COMPREPLY=($(compgen -P "$head" -W "$channels" -- "${cur##*,}"))
+            return ;;
+        --config|--credentials-file|--ids-file|--log-file|--path|--results-dir|--settings-file)
+            local IFS=$'\n'
+            compopt -o filenames 2>/dev/null
+            COMPREPLY=($(compgen -f -- "$cur"))
+            return ;;
+        --log-format)
+            COMPREPLY=($(compgen -W "console json" -- "$cur"))
+            return ;;
+        --credential|--database-url|--delay|--entity|--max-age|--port|--project|--reason|--scale|--since|--until|--wait)
+            return ;;
+    esac
+    case $at in
+        "") [[ $cur == -* ]] && words="--version --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="resend bulk-resend plan history settle adopt init doctor sandbox demo channels runs" ;;
+        "resend") [[ $cur == -* ]] && words="-c --channel --skip-channel --credential --credentials-file --settings-file --delay --dry-run --force --reason --retry-unknown --wait --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "bulk-resend") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --delay --dry-run --force --reason --retry-unknown --wait --yes --fail-on-empty --results-dir --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "plan") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --json --jsonl --detailed-exitcode --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "history") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "settle") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --credential --delivered --not-delivered --reason --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "adopt") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --delivered --undo --reason --dry-run --yes --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "init") [[ $cur == -* ]] && words="--path --database-url --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "doctor") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "sandbox") [[ $cur == -* ]] && words="--port --scale --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "demo") [[ $cur == -* ]] && words="--config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "channels") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="list check schema" ;;
+        "channels list") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "channels check") [[ $cur == -* ]] && words="--credential --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="$channels" ;;
+        "channels schema") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="$channels" ;;
+        "runs") [[ $cur == -* ]] && words="--unfinished --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="list show resume" ;;
+        "runs list") [[ $cur == -* ]] && words="--unfinished --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "runs show") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "runs resume") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -F _leadctl leadctl

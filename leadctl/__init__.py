@@ -5,12 +5,13 @@ The public Python face is loaded lazily, so that ``import leadctl`` stays cheap.
 
 from typing import TYPE_CHECKING, Any
 
+from leadctl.version import __version__
+
 if TYPE_CHECKING:
     from leadctl.domain.errors import ConfigError, LeadNotFound, RunLocked
     from leadctl.services.face import LeadResendService
 
 __all__ = ["ConfigError", "LeadNotFound", "LeadResendService", "RunLocked", "__version__"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

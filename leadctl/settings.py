@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from leadctl.domain.errors import ConfigError
 
@@ -25,8 +25,27 @@ OPTION_VARIABLES = frozenset(
 )  # fmt: skip
 
 
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"no such time zone: {value}") from None
+    return value
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+#: A list that may be given as one string, as an environment variable must.
+TextList = Annotated[list[str], BeforeValidator(_split)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatabaseSettings(_Section):
@@ -34,20 +53,15 @@ class DatabaseSettings(_Section):
 
     name: str = Field("main", min_length=1, max_length=100, description=(
         "Names the source of the leads in a ledger; keep it when host or password change."))  # fmt: skip
-    url: str = Field("sqlite:///leads.db", description=(
+    url: str = Field("sqlite:///leads.db", min_length=1, description=(
         'A SQLAlchemy URL: sqlite, postgresql, mysql. "env:NAME" and "file:/path" work for every value.'))  # fmt: skip
-    timezone: str = Field("UTC", description="Of naive date columns.")
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone(cls, value: str) -> str:
-        return _known_zone(value)
+    timezone: Zone = Field("UTC", description="Of naive date columns.")
 
 
 class LedgerSettings(_Section):
     """Where leadctl keeps what it knows about deliveries."""
 
-    url: str | None = Field(None, description=(
+    url: str | None = Field(None, min_length=1, description=(
         "Default: beside a SQLite database in FILE.leadctl.db, else in the database above."))  # fmt: skip
 
 
@@ -65,7 +79,7 @@ class SendSettings(_Section):
 class NetworkSettings(_Section):
     """Which addresses a credential may lead to."""
 
-    allow_private: list[str] = Field(default_factory=list, description=(
+    allow_private: TextList = Field(default_factory=list, description=(
         'CIDRs that a credential\'s address may lie in, e.g. ["127.0.0.0/8"]; http:// only to these.'))  # fmt: skip
 
     @field_validator("allow_private")
@@ -86,7 +100,7 @@ class Rate(_Section):
 class LimitSettings(BaseModel):
     """Rates: ``scale``, and a table per channel or ``"channel:credential"``."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, Rate] = Field(init=False)
 
     scale: float = Field(1.0, gt=0, description=(
@@ -103,20 +117,10 @@ class LimitSettings(BaseModel):
         return self.__pydantic_extra__ or {}
 
 
-def _known_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, IsADirectoryError):
-        raise ValueError(f"no such time zone: {value}") from None
-    return value
-
-
 class Settings(_Section):
     """All of the configuration."""
 
-    timezone: Annotated[str | None, BeforeValidator(lambda v: _known_zone(v) if v is not None else v)] = Field(
-        None, description="For times on the command line; default: the machine's."
-    )
+    timezone: Zone | None = Field(None, description="For times on the command line; default: the machine's.")
     database: DatabaseSettings = DatabaseSettings()
     ledger: LedgerSettings = LedgerSettings()
     send: SendSettings = SendSettings()
@@ -166,7 +170,7 @@ def load_settings(explicit: str | None = None, environ: Mapping[str, str] | None
     tree = _read_toml(path) if path else {}
     origins: dict[str, Origin] = dict.fromkeys(_flatten(tree), "file")
     warnings = _overlay_environment(tree, origins, environ)
-    resolved = _resolve(tree, environ, ())
+    resolved = _resolve(tree, environ, (), str(path or "environment"))
     try:
         settings = Settings.model_validate(resolved)
     except ValidationError as error:
@@ -208,7 +212,7 @@ def _overlay_environment(tree: dict[str, Any], origins: dict[str, Origin], envir
             if not isinstance(child, dict):
                 raise ConfigError(f"[{part}] must be a table of the config file, to be overlaid by {name}")
             node = child
-        node[parts[-1]] = value.split(",") if parts == ["network", "allow_private"] else value
+        node[parts[-1]] = value
         origins[".".join(parts)] = "environment"
     return warnings
 
@@ -227,36 +231,43 @@ def _is_known(parts: list[str]) -> bool:
     )  # fmt: skip
 
 
-def _resolve(value: Any, environ: Mapping[str, str], key: tuple[str, ...]) -> Any:
+def _resolve(value: Any, environ: Mapping[str, str], key: tuple[str, ...], where: str) -> Any:
     if isinstance(value, dict):
-        return {name: _resolve(child, environ, (*key, name)) for name, child in value.items()}
+        return {name: _resolve(child, environ, (*key, name), where) for name, child in value.items()}
     if isinstance(value, list):
-        return [_resolve(child, environ, key) for child in value]
+        return [_resolve(child, environ, key, where) for child in value]
+    said = f"{where}: {'.'.join(key)}"
     if isinstance(value, str) and value.startswith("env:"):
         name = value[4:]
         if name not in environ:
-            raise ConfigError(f"{'.'.join(key)}: environment variable {name} is not set", hint=f"export {name}=…")
+            raise ConfigError(f"{said}: environment variable {name} is not set", hint=f"export {name}=…")
         return environ[name]
     if isinstance(value, str) and value.startswith("file:/"):
         try:
             return Path(value[5:]).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{'.'.join(key)}: {value[5:]} cannot be read: {error}") from None
+            raise ConfigError(
+                f"{said}: {value[5:]} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
+                hint="the value after file: is the path of a text file that holds the value",
+            ) from None
     return value
 
 
 def _explain(error: ValidationError, path: Path | None, origins: Mapping[str, Origin]) -> ConfigError:
-    first = error.errors(include_input=False, include_url=False)[0]
+    # An unknown key goes first: a misspelt one is missing under its right name as well.
+    first = min(error.errors(include_input=False, include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     loc = [str(part) for part in first["loc"]]
     key = ".".join(loc)
     where = str(path) if path and origins.get(key) != "environment" else "environment"
-    if first["type"] == "extra_forbidden":
+    table = first["type"] == "model_type"
+    if first["type"] == "extra_forbidden" or (table and difflib.get_close_matches(loc[-1], ["scale"])):
         near = difflib.get_close_matches(loc[-1], _siblings(loc[:-1]), n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*loc[:-1], near[0]])}?" if near else (
             f"known here: {', '.join(_siblings(loc[:-1]))}"
         )  # fmt: skip
         return ConfigError(f"{where}: unknown key {key}", hint=hint)
-    return ConfigError(f"{where}: {key}: {first['msg']}", hint="see config.example.toml, or: leadctl doctor")
+    said = f"must be a table: [{key}]" if table else first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where}: {key}: {said}", hint="see config.example.toml, or: leadctl doctor")
 
 
 def _siblings(loc: list[str]) -> list[str]:

@@ -89,8 +89,8 @@ class BatchReply:
     results: Mapping[str, Any]
     errors: Mapping[str, Any]
     times: Sequence[Mapping[str, Any]]
-    #: The server's clock, in Unix seconds.
-    finished: float | None
+    #: The server's clock (ours where it does not say), in Unix seconds.
+    finished: float
 
 
 def read_batch(answer: Answer, commands: int, now: float) -> BatchReply:
@@ -110,7 +110,7 @@ def read_batch(answer: Answer, commands: int, now: float) -> BatchReply:
         results=php_map(result["result"]),
         errors=php_map(result.get("result_error")),
         times=[timing for timing in timings if isinstance(timing, dict)],
-        finished=number(php_map(body.get("time")).get("finish")),
+        finished=number(php_map(body.get("time")).get("finish")) or now,
     )
 
 
@@ -175,7 +175,7 @@ class Pace:
             if duration is not None:
                 self.seconds = duration if self.seconds is None else 0.7 * self.seconds + 0.3 * duration
             used, reset = number(timing.get("operating")), number(timing.get("operating_reset_at"))
-            if used is not None and reset is not None and reply.finished is not None:
+            if used is not None and reset is not None:
                 # from one time of the server to another: its clock may differ from ours
                 self.reset_at = now + min(max(reset - reply.finished, 0.0), OPERATING_WINDOW)
                 self.pause_until = self.reset_at if used > OPERATING_PAUSE else 0.0

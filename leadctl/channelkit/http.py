@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
-import leadctl
 from leadctl.channelkit.channel import Channel, ChannelConfig, ChannelSettings, Toolbox
 from leadctl.channelkit.network import AddressNotAllowed
 from leadctl.channelkit.spec import Step
@@ -24,8 +23,9 @@ from leadctl.channelkit.transport import GuardedTransport, Phase, begin_phase
 from leadctl.domain.errors import Ambiguous, DeliveryError, Transient, Unusable
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Delivery, Receipt, Verdict
+from leadctl.version import __version__
 
-USER_AGENT = f"leadctl/{leadctl.__version__}"
+USER_AGENT = f"leadctl/{__version__}"
 #: The most bytes of an answer that are read: a list of 250 amoCRM leads is about 1 MB.
 MAX_ANSWER = 4 * 1024 * 1024
 #: Seconds that a vendor is always given, however much ``[limits] scale`` shortens our own waits.

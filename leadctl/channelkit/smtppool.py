@@ -31,14 +31,16 @@ class SmtpPool:
         return ssl.create_default_context()
 
     async def transact(self, envelope: Envelope) -> Transacted:
-        """Carry one message. A kept connection that turns out to be cut at MAIL is replaced at once."""
+        """Carry one message. A kept connection that turns out to be cut, or used up, is replaced at once."""
         async with self._slots:
             kept = await self._kept()
             if kept is not None:
                 try:
                     return await self._use(kept, envelope)
-                except (Refused, Transient):
-                    if kept.phase is not Phase.MAIL or kept.alive:
+                except Transient:
+                    pass  # nothing was sent
+                except Refused as refused:
+                    if refused.reply.code != 421 or refused.phase is Phase.DOT:
                         raise
             return await self._use(await self._open(), envelope)
 

@@ -22,10 +22,12 @@ TEXTS: tuple[tuple[frozenset[int], re.Pattern[str], type[DeliveryError]], ...] =
     (frozenset({550}), _words(r"message sending for this account is disabled"), Unusable),
     (
         frozenset({550, 554}),
-        _words(r"quota|too many (?:messages|mails|recipients)|\blimit\b|\btry (?:again|later)\b|\brate\b"),
+        _words(
+            r"quota|too (?:many (?:messages|mails|recipients)|much mail)|\blimit\b|\btry (?:again|later)\b|\brate\b"
+        ),
         LimitReached,
     ),
-    (frozenset({421, 450, 451, 452}), _words(r"\brate\b|too many|\blimit\b"), Throttled),
+    (frozenset({421, 450, 451, 452}), _words(r"\brate\b|too m(?:any|uch)|\blimit\b"), Throttled),
 )
 #: Enhanced codes about the recipient's mailbox or the message's size: "over quota" there is no quota of ours.
 _NOT_OUR_QUOTA = ("5.1.", "5.2.", "5.3.")

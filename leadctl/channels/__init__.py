@@ -3,9 +3,10 @@
 import importlib
 import pkgutil
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from leadctl.channelkit.channel import Channel
+if TYPE_CHECKING:
+    from leadctl.channelkit.channel import Channel
 
 
 @cache
@@ -15,8 +16,10 @@ def channel_names() -> tuple[str, ...]:
 
 
 @cache
-def channel_class(name: str) -> type[Channel[Any, Any]]:
+def channel_class(name: str) -> "type[Channel[Any, Any]]":
     """The channel of that exact name. Raises KeyError."""
+    from leadctl.channelkit.channel import Channel
+
     if name not in channel_names():
         raise KeyError(name)
     module = importlib.import_module(f"{__name__}.{name}")

@@ -65,8 +65,8 @@ MAX_NAME = 50
 _MOVED = frozenset({301, 302, 307, 308})
 #: Comments are BB code: the bracket of a tag gets a space, so that a lead's text stays text.
 _BB_TAG = re.compile(r"\[(?=/?[a-z*])", re.IGNORECASE)
-_WEBHOOK = re.compile(r"/rest/(\d+)/([A-Za-z0-9]+)(?:/[A-Za-z.]*)?/?")
-_NO_USER = re.compile(r"/rest/[A-Za-z0-9]+(?:/[A-Za-z.]*)?/?")
+_WEBHOOK = re.compile(r"/rest/(\d+)/([A-Za-z0-9_-]+)(?:/[A-Za-z.]*)?/?")
+_NO_USER = re.compile(r"/rest/[A-Za-z0-9_-]+(?:/[A-Za-z.]*)?/?")
 _FIELD_NAME = re.compile(r"UF_[A-Z0-9_]+|[a-z][A-Za-z0-9_]*")
 _OURS = frozenset({"id", "originatorId", "originId", "categoryId", "contactId", "contactIds", "assignedById", "fm"})
 

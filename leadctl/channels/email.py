@@ -202,7 +202,7 @@ class EmailChannel(Channel[EmailConfig, EmailSettings]):
             "connect, TLS, EHLO, AUTH, MAIL, RCPT or DATA breaks off": "Transient",
             "the connection breaks off after the final dot": "Ambiguous",
             "certificate not accepted, no STARTTLS offered": "Unusable",
-            "421, and 450 to 452 that name a rate": "Throttled",
+            "421 4.7.0, and 421 or 450 to 452 that name a rate": "Throttled",
             "421 otherwise, 450, 451 (greylisting), 452, 454": "Transient",
             "452 4.5.3 too many recipients": "Transient",
             "554 at the greeting, any 5xx at EHLO, AUTH or MAIL": "Unusable",

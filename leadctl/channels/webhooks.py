@@ -75,6 +75,7 @@ def _url(value: SecretStr) -> SecretStr:
         raise ValueError("holds a space, a control character or a backslash")
     try:
         url = httpx.URL(text).copy_with(fragment=None)
+        url = url.copy_with(raw_path=url.raw_path)  # an empty path and "/" are one address
     except httpx.InvalidURL:
         raise ValueError("is not a valid URL") from None
     if not url.host:

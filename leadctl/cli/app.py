@@ -47,9 +47,13 @@ def build() -> typer.Typer:
     register(app, "resend", resend.resend)
     register(app, "bulk-resend", bulk_resend.bulk_resend)
     register(app, "plan", plan.plan)
-    of_channels = {"list": channels.list_channels, "check": channels.check, "schema": channels.schema}
+    of_channels: dict[str, Command] = {
+        "list": channels.list_channels,
+        "check": channels.check,
+        "schema": channels.schema,
+    }
     app.add_typer(_with_list(channels.channels, of_channels), name="channels")
-    of_runs = {"list": runs.list_runs, "show": runs.show, "resume": runs.resume}
+    of_runs: dict[str, Command] = {"list": runs.list_runs, "show": runs.show, "resume": runs.resume}
     app.add_typer(_with_list(runs.runs, of_runs), name="runs")
     register(app, "history", history.history)
     register(app, "settle", settle.settle)

@@ -157,7 +157,7 @@ class _Table:
 
     def _split(self, record: str) -> list[str]:
         if self._delimiter is None:
-            self._delimiter = _delimiter_of(record)
+            self._delimiter = _delimiter_of(record.strip())
         if self._delimiter is None:
             alone = record.split(" #", 1)[0].strip()
             return [alone[1:-1] if len(alone) > 1 and alone[0] == alone[-1] == '"' else alone]

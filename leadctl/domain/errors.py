@@ -5,6 +5,7 @@
     LeadctlError                    said to the user, with what, where, and what to do
     ├── ConfigError                 exit 2: flags, config, ids file, database without tables
     ├── LeadNotFound                exit 1: from the Python face only
+    ├── NothingSelected             exit 3: no lead is selected, with --fail-on-empty
     ├── RunLocked                   exit 7: another process holds the run's lease
     ├── Declined                    exit 8: the operator said no
     ├── DatabaseUnreachable         exit 5: the same command later goes on

@@ -233,7 +233,7 @@ class TelegramVendor(HttpVendor):
         return TelegramRefusal(404, "Not Found").response()
 
     async def _method(self, request: web.Request) -> web.StreamResponse:
-        methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+        reads: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "getme": self._get_me,
             "getchat": self._get_chat,
             "getchatmember": self._get_chat_member,
@@ -242,26 +242,19 @@ class TelegramVendor(HttpVendor):
         try:
             self._authorize(request.match_info["token"])
             parameters = await _parameters(request)
-            if method in methods:
-                return _success(methods[method](parameters))
         except TelegramRefusal as refusal:
             return refusal.response()
-        if method != "sendmessage":
+        if method == "sendmessage":
+            lead, key = marker(str(parameters.get("text") or ""))
+            send = _answering(lambda: self._send_message(parameters, lead, key))
+            return await self.with_faults(request, [lead], send)
+        if method not in reads:
             return TelegramRefusal(404, "Not Found: method not found").response()
-        lead, key = marker(str(parameters.get("text") or ""))
-        return await self.with_faults(request, [lead], self._sending(parameters, lead, key))
-
-    def _sending(
-        self, parameters: Mapping[str, Any], lead: str, key: str
-    ) -> Callable[[str | None], Awaitable[web.Response]]:
-        async def execute(kind: str | None) -> web.Response:
-            del kind  # a message is never half of a batch
-            try:
-                return _success(self._send_message(parameters, lead, key))
-            except TelegramRefusal as refusal:
-                return refusal.response()
-
-        return execute
+        read = _answering(lambda: reads[method](parameters))
+        # An outage is one for reads too; what refuses a message does not touch them.
+        if self.faults.standing(self.name) in (None, "reject", "error_body"):
+            return await read(None)
+        return await self.with_faults(request, [], read)
 
     def _authorize(self, token: str) -> None:
         prefix = token.partition(":")[0]
@@ -324,6 +317,19 @@ class TelegramVendor(HttpVendor):
         if wait > 0:
             seconds = math.ceil(wait)
             raise TelegramRefusal(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+
+
+def _answering(call: Callable[[], dict[str, Any]]) -> Callable[[str | None], Awaitable[web.Response]]:
+    """The call as ``with_faults`` wants it. No method of a bot can be half of a batch."""
+
+    async def execute(kind: str | None) -> web.Response:
+        del kind
+        try:
+            return _success(call())
+        except TelegramRefusal as refusal:
+            return refusal.response()
+
+    return execute
 
 
 def marker(text: str) -> tuple[str, str]:

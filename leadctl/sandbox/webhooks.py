@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ class WebhooksVendor(HttpVendor):
         self.secrets = ["whsec_" + base64.b64encode(b"sandbox secret, 24 bytes").decode()]
         #: What a sender must never do, in words.
         self.alarms: list[str] = []
-        self.received: list[Received] = []
+        #: The latest that were accepted.
+        self.received: deque[Received] = deque(maxlen=1000)
         self.now: Callable[[], float] = time.time
         self._bodies: dict[str, str] = {}
 
@@ -105,10 +107,9 @@ class WebhooksVendor(HttpVendor):
         self._watch(request, body)
         identity = self._verify(request, body)
         digest = hashlib.sha256(body).hexdigest()
-        known = self._bodies.setdefault(identity, digest)
-        if known != digest:
+        twin = identity in self._bodies
+        if self._bodies.setdefault(identity, digest) != digest:
             self.alarms.append(f"{identity}: another body under the same id")
-        twin = any(identity == received.headers["webhook-id"] for received in self.received)
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.received.append(Received(headers, body))
         self.judge.created(Creation(self.name, lead, identity, identity, body.decode(), twin=twin))

@@ -32,11 +32,13 @@ class LeadSelection:
     entity: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    #: False: the ids are those that an earlier run selected, not a person's list.
+    by_name: bool = True
 
     @property
     def named(self) -> bool:
         """Whether the leads were named by a person: then `rejected` ones are tried again."""
-        return self.ids is not None
+        return self.ids is not None and self.by_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,10 @@ class Router:
         opened = self._open(account) if account else None
         return opened if isinstance(opened, OpenRoute) else None
 
+    def opened(self) -> list[OpenRoute]:
+        """The credentials that the leads planned so far lead to."""
+        return [opened for opened in self._opened.values() if isinstance(opened, OpenRoute)]
+
     def for_lead(self, entity: ExternalId | None, project: ExternalId | None) -> Routing:
         """The union of what is linked to the entity and to the project."""
         key = (None if entity is None else str(entity), None if project is None else str(project))

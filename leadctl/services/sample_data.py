@@ -32,12 +32,12 @@ _COMMENTS = (
     "Перезвоните после 18:00", "Интересует тур на двоих в мае", "Нужен счёт для юрлица", "", "Уже клиент, хочу скидку",
     "Please call back after 6 pm", "Two adults, one child", "", "Send the price list, please",
 )  # fmt: skip
-_ANSWERS = (
+_ANSWERS: tuple[Any, ...] = (
     {"Бюджет": "100 000", "Когда едете?": "в мае"}, {"budget": "1500", "persons": 2}, {},
     [{"question": "Ваш город", "answer": "Казань"}, {"question": "Откуда узнали?", "answer": "от друзей"}],
     [{"question": "Company size", "answer": "10-50"}],
 )  # fmt: skip
-_SOURCES = (
+_SOURCES: tuple[dict[str, str], ...] = (
     {"utm_source": "yandex", "utm_medium": "cpc", "utm_campaign": "brand"}, {"utm_source": "google"}, {},
     {"utm_source": "newsletter", "utm_medium": "email", "utm_content": "весна", "utm_term": ""},
 )  # fmt: skip
@@ -141,7 +141,7 @@ def _leads(count: int) -> Iterator[Row]:
             "page_url": f"https://example.com/landing/{dice.randrange(9)}?from=ad",
             "utm": json.dumps(dice.choice(_SOURCES), ensure_ascii=False),
             "answers": json.dumps(dice.choice(_ANSWERS), ensure_ascii=False),
-            "created_at": FIRST_LEAD_AT + timedelta(minutes=37 * number),
+            "created_at": str(FIRST_LEAD_AT + timedelta(minutes=37 * number)),
         }
         if number % 9 == 0:
             row.update(_HOSTILE[number // 9 % len(_HOSTILE)])

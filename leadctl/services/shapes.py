@@ -4,18 +4,21 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 from leadctl.domain.errors import LeadctlError
 from leadctl.domain.model import CredentialId, LeadId, LeadPlan, PlannedDelivery, Skip
 from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus
+from leadctl.services import verdicts
 from leadctl.services.requests import PlanTotals
 
 #: The most entries of ``deliveries`` and ``errors`` in the document of a bulk run.
 MAX_ENTRIES = 1000
 #: Outcomes that are an error entry, each of them.
 FAILURES = (Outcome.REJECTED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNPROCESSED)
+#: A run of these has not ended.
+GOING_ON = (RunStatus.RUNNING, RunStatus.INTERRUPTED)
 #: What is said of a lead that is not in the database.
 NOT_FOUND_MESSAGE = "there is no lead with this id in the database"
 
@@ -53,28 +56,28 @@ class RunFacts:
 
     run_id: str
     command: str
+    status: RunStatus
     started_at: datetime
     finished_at: datetime | None
     exit_code: int | None
-    #: The sums of its plan.
-    totals: PlanTotals
+    #: Leads that were planned, are not in the database, and were named but filtered out.
+    leads: int
+    not_found_count: int
+    filtered_count: int
     #: (channel, outcome) → how many deliveries have it.
     outcomes: Mapping[tuple[str, Outcome], int]
     #: Delivered ones of which a part is missing.
     incomplete: int
     dispatched_count: int
-    #: Ids that are not in the database; ``totals.not_found`` is their true number.
-    not_found: Sequence[LeadId] = ()
-    #: Whether a living process holds the run's lease.
-    alive: bool = False
     global_options: Sequence[str] = ()
 
     @property
-    def planned(self) -> int:
-        """Deliveries that the run set out to send."""
-        return self.totals.deliveries
+    def errors_count(self) -> int:
+        """The true number of error entries."""
+        return self.not_found_count + self.incomplete + sum(map(self.count, FAILURES))
 
     def count(self, outcome: Outcome) -> int:
+        """Deliveries with that outcome, over all channels."""
         return sum(n for (_, found), n in self.outcomes.items() if found == outcome)
 
 
@@ -190,58 +193,61 @@ def resume_command(run_id: str, global_options: Sequence[str] = ()) -> str:
     return shlex.join(["leadctl", *global_options, "runs", "resume", run_id])
 
 
-def run_status(facts: RunFacts) -> RunStatus:
-    """``status`` of ``leadctl.run/1``."""
-    if facts.finished_at is None:
-        return RunStatus.RUNNING if facts.alive else RunStatus.INTERRUPTED
-    exit_code = facts.exit_code or 0
-    if facts.count(Outcome.UNPROCESSED) or exit_code == 5 or exit_code > 128:
+def run_status(exit_code: int, *, planned: int, unprocessed: int) -> RunStatus:
+    """``status`` of a run that has ended. ``planned``: deliveries that it set out to send."""
+    if unprocessed or exit_code == verdicts.GO_ON or exit_code > verdicts.SIGNALS:
         return RunStatus.STOPPED
-    if not facts.planned:
+    if not planned:
         return RunStatus.NOTHING
-    return RunStatus.OK if exit_code == 0 else RunStatus.PARTIAL
+    return RunStatus.OK if exit_code == verdicts.OK else RunStatus.PARTIAL
 
 
-def check_sums(facts: RunFacts) -> None:
-    """Every planned delivery has exactly one outcome. Raises LeadctlError (exit 70)."""
-    totals = facts.totals
+def check_sums(run_id: str, totals: PlanTotals, outcomes: Mapping[tuple[str, Outcome], int]) -> None:
+    """At the end of a run every delivery of its plan has exactly one outcome. Raises LeadctlError (exit 70)."""
     expected = totals.deliveries + totals.already_delivered + totals.skipped
-    counted = sum(facts.outcomes.values())
-    pending = facts.count(Outcome.PENDING)
-    if counted != expected or (facts.finished_at is not None and pending):
+    counted = sum(outcomes.values())
+    pending = sum(n for (_, outcome), n in outcomes.items() if outcome == Outcome.PENDING)
+    if counted != expected or pending:
         raise LeadctlError(
-            f"run {facts.run_id}: the outcomes do not add up: {expected} in the plan, {counted} with an outcome,"
+            f"run {run_id}: the outcomes do not add up: {expected} in the plan, {counted} with an outcome,"
             f" {pending} of them pending",
-            hint=f"nothing is lost: the ledger has every attempt; see: leadctl runs show {facts.run_id}",
+            hint=f"the ledger has every attempt: leadctl runs show {run_id}",
         )
 
 
 def run_document(
-    facts: RunFacts, items: Iterable[RunItem], failed_items: Iterable[RunItem], now: datetime
+    facts: RunFacts,
+    items: Iterable[RunItem],
+    failed_items: Iterable[RunItem],
+    not_found: Iterable[LeadId],
+    now: datetime,
 ) -> dict[str, Any]:
-    """``leadctl.run/1``. ``failed_items``: those of ``items`` that have an error code; both are read lazily."""
-    cap = MAX_ENTRIES if facts.command != "resend" else None
-    status = run_status(facts)
-    errors = [not_found_entry(lead_id) for lead_id in islice(facts.not_found, cap)]
-    room = None if cap is None else cap - len(errors)
-    errors += [_item_error(item) for item in islice(filter(is_failure, failed_items), room)]
-    goes_on = status in {RunStatus.STOPPED, RunStatus.INTERRUPTED}
+    """``leadctl.run/1``.
+
+    All of ``items``; those of them that may be error entries; the leads that are not in the database. All three
+    are read lazily, and no further than the document shows.
+    """
+    cap = None if facts.command == "resend" else MAX_ENTRIES
+    room = facts.errors_count if cap is None else min(cap, facts.errors_count)
+    entries = chain(map(not_found_entry, not_found), map(_item_error, filter(is_failure, failed_items)))
+    ended = facts.finished_at if facts.status not in GOING_ON else None
+    goes_on = facts.status in {RunStatus.STOPPED, RunStatus.INTERRUPTED}
     return {
         "schema": "leadctl.run/1",
         "run_id": facts.run_id,
         "command": facts.command,
-        "status": status.value,
+        "status": facts.status.value,
         "dispatched_count": facts.dispatched_count,
-        "total_count": facts.totals.leads + facts.totals.not_found + facts.totals.filtered_count,
-        "filtered_count": facts.totals.filtered_count,
-        "errors_count": facts.totals.not_found + facts.incomplete + sum(map(facts.count, FAILURES)),
-        "errors": errors,
+        "total_count": facts.leads + facts.not_found_count + facts.filtered_count,
+        "filtered_count": facts.filtered_count,
+        "errors_count": facts.errors_count,
+        "errors": list(islice(entries, room)),
         "outcomes": {outcome.value: facts.count(outcome) for outcome in Outcome},
         "by_channel": outcomes_by_channel(facts.outcomes),
         "started_at": timestamp(facts.started_at),
-        "finished_at": timestamp(facts.finished_at) if facts.finished_at else None,
-        "duration_s": round(max(0.0, ((facts.finished_at or now) - facts.started_at).total_seconds()), 3),
-        "exit_code": facts.exit_code if facts.finished_at else None,
+        "finished_at": timestamp(ended) if ended else None,
+        "duration_s": round(max(0.0, ((ended or now) - facts.started_at).total_seconds()), 3),
+        "exit_code": facts.exit_code if ended else None,
         "next_command": resume_command(facts.run_id, facts.global_options) if goes_on else None,
         "deliveries": [_item(item) for item in islice(items, cap)],
     }

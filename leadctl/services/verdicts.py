@@ -76,13 +76,19 @@ _LOOK_FIRST = (
 
 
 def advice(
-    code: str, channel: str, credential_id: int | str, run_id: str, lead_id: int | str, *, held: bool = False
+    code: str,
+    channel: str | None,
+    credential_id: int | str | None,
+    run_id: str,
+    lead_id: int | str,
+    *,
+    held: bool = False,
 ) -> str:
     """What to do about an error, with the command to type. ``held``: only a person settles what is in doubt."""
     text = _LOOK_FIRST if held and code == ErrorCode.MAYBE_DELIVERED else _ADVICE.get(code, "")
     return text.format(
-        resend=shlex.join(["leadctl", "resend", str(lead_id), "-c", channel]),
+        resend=shlex.join(["leadctl", "resend", str(lead_id), "-c", str(channel)]),
         resume=shlex.join(["leadctl", "runs", "resume", run_id]),
-        check=shlex.join(["leadctl", "channels", "check", channel, "--credential", str(credential_id)]),
+        check=shlex.join(["leadctl", "channels", "check", str(channel), "--credential", str(credential_id)]),
         settle=shlex.join(["leadctl", "settle", str(lead_id), "--credential", str(credential_id)]),
     )

@@ -84,6 +84,12 @@ class LedgerBase:
             raise LeadctlError(f"the ledger {self.location} was opened for reading only")
         return self._writing
 
+    def make(self) -> None:
+        """Make the tables where they are missing, and be ready to write. Raises ConfigError where that fails."""
+        if self._writing is None:
+            self.close()
+            self._open_for_writing()
+
     def close(self) -> None:
         """Close the connections."""
         for engine in (self._reading, self._writing):

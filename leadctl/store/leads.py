@@ -65,9 +65,7 @@ def _same(wanted: ExternalId | None, found: ExternalId | None) -> bool:
     return wanted is None or (found is not None and str(wanted) == str(found))
 
 
-def iter_heads(
-    db: Database, ids: Sequence[LeadId] | None, filters: LeadFilter, page: int = 1000
-) -> Iterator[LeadHead]:
+def iter_heads(db: Database, ids: Sequence[LeadId] | None, filters: LeadFilter, page: int = 1000) -> Iterator[LeadHead]:
     """The selected leads: in the order of ``ids`` (each once), else ascending by id.
 
     Every page is a query of its own, so that no read transaction stays open while leads are sent.
@@ -135,9 +133,7 @@ def _heads(db: Database, rows: Sequence[Any] | Iterator[Any]) -> Iterator[LeadHe
     zone = db.timezone
     if "created_at" in db.leads:
         for identity, entity, project, created in rows:
-            yield LeadHead(
-                canonical_id(identity), external_id(entity), external_id(project), read_time(created, zone)
-            )
+            yield LeadHead(canonical_id(identity), external_id(entity), external_id(project), read_time(created, zone))
     else:
         for identity, entity, project in rows:
             yield LeadHead(canonical_id(identity), external_id(entity), external_id(project), None)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from leadctl.domain.model import CredentialId, LeadId, Target, parse_id
 from leadctl.domain.outcomes import TargetState
+from leadctl.store.closing import ClosingTables
 from leadctl.store.database import pages
 from leadctl.store.rows import (
     ATTEMPT_COLUMNS,
@@ -25,7 +26,7 @@ from leadctl.store.schema import attempts, deliveries, overrides, runs, targets
 from leadctl.store.settling import TARGET, OperatorTables
 
 
-class LedgerStore(RunTables, OperatorTables):
+class LedgerStore(RunTables, ClosingTables, OperatorTables):
     """Everything that the ledger knows of one source of leads. Open it with :meth:`open`."""
 
     def has_any_proof(self) -> bool:

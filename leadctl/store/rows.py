@@ -18,7 +18,7 @@ MAX_TEXT = 2000
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A row of ``leadctl_runs``. ``counter``: how often the run was taken up again."""
+    """A row of ``leadctl_runs``. ``counter``: how often the run was taken up again; ``taken_at``: last when."""
 
     id: str
     command: str
@@ -36,6 +36,7 @@ class RunRow:
     filtered_count: int = 0
     reason: str | None = None
     counter: int = 0
+    taken_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def run_to_row(run: RunRow) -> dict[str, Any]:
     """By column."""
     values = dict(zip(RUN_COLUMNS, astuple(run), strict=True))
     values["options"] = pack(run.options)
-    for name in ("started_at", "due_at", "finished_at"):
+    for name in ("started_at", "due_at", "finished_at", "taken_at"):
         values[name] = _optional_text(values[name])
     return values
 
@@ -212,6 +213,6 @@ def run_from_row(row: Any) -> RunRow:
     values["options"] = unpack(values["options"])
     values["status"] = RunStatus(values["status"])
     values["started_at"] = _time(values["started_at"])
-    for name in ("due_at", "finished_at"):
+    for name in ("due_at", "finished_at", "taken_at"):
         values[name] = from_text(values[name])
     return RunRow(**values)

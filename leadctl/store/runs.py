@@ -110,12 +110,11 @@ class RunTables(LedgerBase):
         self._update_run(run_id, values)
 
     def touch_run(self, run_id: str, host: str, pid: int, at: datetime) -> None:
-        """The run is taken up again, by this process. ``at`` replaces a due time that has passed."""
-        due_at = func.nullif(runs.c.due_at, "")
+        """The run is taken up again, by that process."""
         self._update_run(
             run_id,
-            {"status": RunStatus.RUNNING.value, "host": host, "pid": pid, "finished_at": None, "exit_code": None,
-             "counter": runs.c.counter + 1, "due_at": due_at},
+            {"status": RunStatus.RUNNING.value, "host": host, "pid": pid, "taken_at": to_text(at),
+             "finished_at": None, "exit_code": None, "counter": runs.c.counter + 1},
         )  # fmt: skip
 
     def set_due(self, run_id: str, due_at: datetime | None) -> None:
@@ -176,7 +175,7 @@ class RunTables(LedgerBase):
             .where(run_leads.c.run_id == run_id)
             .group_by(run_leads.c.status)
         )  # fmt: skip
-        return {status: count for status, count in self._read(statement)}
+        return {row[0]: row[1] for row in self._read(statement)}
 
     # --- the deliveries of a run -----------------------------------------------------------------------------
 
@@ -196,9 +195,7 @@ class RunTables(LedgerBase):
             statement = statement.where(deliveries.c.seq > after_seq)
         return [item_from_row(row) for row in self._read(statement.order_by(deliveries.c.seq).limit(limit))]
 
-    def iter_items(
-        self, run_id: str, outcomes: Sequence[Outcome] | None = None, page: int = 1000
-    ) -> Iterator[ItemRow]:
+    def iter_items(self, run_id: str, outcomes: Sequence[Outcome] | None = None, page: int = 1000) -> Iterator[ItemRow]:
         """The deliveries of a run in the order of its leads."""
         place = (deliveries.c.seq, deliveries.c.credential_id)
         statement = select(*_ITEM).where(deliveries.c.run_id == run_id).order_by(*place).limit(page)
@@ -231,7 +228,7 @@ class RunTables(LedgerBase):
         """What went wrong, by credential and code, the most frequent first."""
         columns = (deliveries.c.channel, deliveries.c.credential_id, deliveries.c.error_code, deliveries.c.vendor_code)
         statement = (
-            select(*columns, func.count().label("count"), func.min(deliveries.c.seq).label("seq"))
+            select(*columns, func.count().label("number"), func.min(deliveries.c.seq).label("seq"))
             .where(deliveries.c.run_id == run_id, deliveries.c.error_code.is_not(None))
             .group_by(*columns)
         )
@@ -247,7 +244,7 @@ class RunTables(LedgerBase):
             )
         )[0]
         return ErrorGroup(
-            row.channel, parse_id(row.credential_id), row.error_code, row.vendor_code, row.count,
+            row.channel, parse_id(row.credential_id), row.error_code, row.vendor_code, row.number,
             parse_id(first.lead_id), first.error_message,
         )  # fmt: skip
 

@@ -91,8 +91,8 @@ class OperatorTables(LedgerBase):
         # What a person did not find is sent whole again.
         gone: dict[str, Any] = {} if delivered else {"done": {}, "remote_id": None, "remote_url": None}
         settled = replace(
-            target, state=wanted, settled_by=SettledBy.OPERATOR, in_doubt=False, updated_at=at, holder=None, digest=None,
-            error_code=None, error_message=None, vendor_code=None, rev=target.rev + 1, **gone,
+            target, state=wanted, settled_by=SettledBy.OPERATOR, in_doubt=False, updated_at=at, holder=None,
+            digest=None, error_code=None, error_message=None, vendor_code=None, rev=target.rev + 1, **gone,
         )  # fmt: skip
         values = dict(zip(TARGET_COLUMNS, target_to_row(settled), strict=True))
         connection.execute(update(targets).where(self._is(*key)).values(**values))
@@ -146,9 +146,7 @@ class OperatorTables(LedgerBase):
             & (targets.c.n == n)
         )
 
-    def _note(
-        self, connection: Connection, settled: Sequence[Target], outcome: str, reason: str, at: datetime
-    ) -> None:
+    def _note(self, connection: Connection, settled: Sequence[Target], outcome: str, reason: str, at: datetime) -> None:
         """A person's word is kept with its reason."""
         answer = storable(clean(reason, _REASON)) or ""
         notes = [

@@ -40,7 +40,7 @@ class TupleStatement:
         name = connection.dialect.name
         if name not in self._compiled:
             compiled = self._statement.compile(dialect=connection.dialect)
-            places = compiled.positiontup  # type: ignore[attr-defined]  # SQLCompiler has it
+            places = compiled.positiontup
             order = [self._columns.index(place.removeprefix(_PREFIX)) for place in places] if places else None
             self._compiled[name] = str(compiled), order
         return self._compiled[name]

@@ -75,7 +75,8 @@ def test_a_secret_is_no_pattern() -> None:
     ("text", "said"),
     [
         ("write to anna.k+1@mail.example.com now", f"write to {MASK} now"), ("<a@b.co>", f"<{MASK}>"),
-        ('"email":"анна@пример.рф"', f'"email":"{MASK}"'), ("a@b@c.de", f"a@{MASK}"), ("call +7 (900) 000-00-01!", f"call {MASK}!"),
+        ('"email":"анна@пример.рф"', f'"email":"{MASK}"'), ("a@b@c.de", f"a@{MASK}"),
+        ("call +7 (900) 000-00-01!", f"call {MASK}!"),
         ("89000000001", MASK), ("HTTP 422, code 1008", "HTTP 422, code 1008"), ("lead 9774766", "lead 9774766"),
         ("@nobody", "@nobody"), ("", ""),
     ],

@@ -1,0 +1,424 @@
+"""Sending: plan, ask, claim, send, and say what happened. ``resend`` and ``bulk-resend`` are one path."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadctl.domain.errors import ConfigError, LeadctlError, NothingSelected, RunLocked
+from leadctl.domain.events import Event, RunEvent
+from leadctl.domain.model import LeadPlan
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus
+from leadctl.domain.ports import Observer
+from leadctl.services.carrying import carry
+from leadctl.services.checks import check_limits
+from leadctl.services.inspecting import RUN_LEASE, run_report
+from leadctl.services.planning import Planning, plan_leads
+from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
+from leadctl.services.results import ResultsDir
+from leadctl.services.stopping import StopSwitch
+from leadctl.store.leases import process_info
+from leadctl.store.rows import ItemRow, RunRow
+
+if TYPE_CHECKING:
+    from leadctl.services.bootstrap import App
+
+Confirm = Callable[[Question], None]
+
+
+def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observer, stop: StopSwitch) -> dict[str, Any]:
+    """Send what is missing. Returns the document ``leadctl.run/1``.
+
+    Raises ConfigError, NothingSelected, RunLocked, Declined (from ``confirm``) before anything is sent, and
+    DatabaseUnreachable at any time (the same command goes on later).
+    """
+    digest = selection_digest(request)
+    with _lease(app, digest, request.wait, stop):
+        planning = _preview(app, request)
+        totals = planning.totals
+        if request.fail_on_empty and not totals.leads and not totals.not_found:
+            raise NothingSelected("no lead is selected", hint="see what the selection holds with: leadctl plan")
+        check_limits(app, planning.router)
+        results = ResultsDir(request.results_dir) if request.results_dir else None
+        if totals.deliveries:
+            confirm(Question(request.command, totals, not app.ledger.has_any_proof(), bool(request.force_reason)))
+        earlier = _take_over(app, request, digest)
+        app.ledger.make()
+        run = app.ledger.new_run(
+            request.command,
+            digest,
+            now=app.clock.now(),
+            options=_options(request),
+            total_count=UNPLANNED,
+            reason=request.force_reason,
+        )
+        _supersede(app, earlier, run)
+        return _Run(app, request, run, observer, stop, results).begin(earlier)
+
+
+def resume(
+    app: "App", run_id: str, *, observer: Observer, stop: StopSwitch, global_options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Go on with a run by its id, with the leads and flags that the ledger kept."""
+    run = app.ledger.run(run_id)
+    if run is None:
+        raise ConfigError(f"there is no run {run_id} in the ledger {app.ledger.location}", hint="see: leadctl runs")
+    request = replace(_request(run), global_options=tuple(global_options))
+    with _lease(app, run.selection_digest, 0.0, stop):
+        if run.status not in (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED):
+            observer(RunEvent("nothing_to_resume", "warning", {"run_id": run_id, "status": run.status.value}))
+            return run_report(app, run_id, global_options)
+        if run.total_count == UNPLANNED:
+            raise ConfigError(
+                f"run {run_id} ended before its leads were in the ledger; nothing of it was sent",
+                hint="type the original command again",
+            )
+        ledger = app.ledger
+        ledger.make()
+        ledger.touch_run(run_id, socket.gethostname(), os.getpid(), app.clock.now())
+        ids = [identity for page in ledger.run_lead_ids(run_id) for identity in page]
+        leads = replace(request.leads, ids=ids, by_name=request.leads.by_name)
+        request = replace(request, leads=leads)
+        check_limits(app, _preview(app, request).router)
+        results = ResultsDir(request.results_dir) if request.results_dir else None
+        return _Run(app, request, run, observer, stop, results).go_on()
+
+
+#: ``total_count`` of a run whose ids are not all in the ledger yet.
+UNPLANNED = -1
+
+
+def selection_digest(request: SendRequest) -> str:
+    """One run at a time for the same command and selection: this names it."""
+    ids = hashlib.sha256()
+    for identity in request.leads.ids or ():
+        ids.update(f"{identity}\n".encode())
+    parts = [
+        request.command,
+        ids.hexdigest() if request.leads.ids is not None else None,
+        *_filters(request.leads),
+        *_selector_options(request.selectors).values(),
+        bool(request.force_reason),
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+def _filters(leads: LeadSelection) -> list[str | None]:
+    return [leads.project, leads.entity, _time(leads.since), _time(leads.until)]
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _selector_options(selectors: Selectors) -> dict[str, Any]:
+    return {
+        "channels": sorted(selectors.channels),
+        "skip_channels": sorted(selectors.skip_channels),
+        "credentials": sorted(selectors.credentials),
+        "credentials_file": str(selectors.credentials_file.resolve()) if selectors.credentials_file else None,
+        "settings_file": str(selectors.settings_file.resolve()) if selectors.settings_file else None,
+    }
+
+
+def _options(request: SendRequest) -> dict[str, Any]:
+    """All that going on needs, for the run's row."""
+    return {
+        **_selector_options(request.selectors),
+        "filters": _filters(request.leads),
+        "named": request.leads.named,
+        "force_reason": request.force_reason,
+        "retry_unknown": request.retry_unknown,
+        "results_dir": str(request.results_dir.resolve()) if request.results_dir else None,
+    }
+
+
+def _request(run: RunRow) -> SendRequest:
+    """The request of a run that the ledger kept; its ids are read apart."""
+    kept = run.options
+    project, entity, since, until = kept.get("filters", [None] * 4)
+    return SendRequest(
+        command="resend" if run.command == "resend" else "bulk-resend",
+        leads=LeadSelection(
+            (),
+            project,
+            entity,
+            datetime.fromisoformat(since) if since else None,
+            datetime.fromisoformat(until) if until else None,
+            by_name=bool(kept.get("named")),
+        ),
+        selectors=Selectors(
+            tuple(kept.get("channels", ())),
+            tuple(kept.get("skip_channels", ())),
+            tuple(kept.get("credentials", ())),
+            _path(kept.get("credentials_file")),
+            _path(kept.get("settings_file")),
+        ),
+        force_reason=kept.get("force_reason"),
+        retry_unknown=bool(kept.get("retry_unknown")),
+        results_dir=_path(kept.get("results_dir")),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+@contextmanager
+def _lease(app: "App", digest: str, wait: float, stop: StopSwitch) -> Iterator[None]:
+    """The lease of a selection: it dies with this process. Raises RunLocked."""
+    name = RUN_LEASE.format(source=app.ledger.source, digest=digest)
+    info = process_info(since=app.clock.now().isoformat(timespec="seconds"))
+    left = wait
+    while (lease := app.leases.acquire(name, info)) is None:
+        if left <= 0 or stop.wait(min(1.0, left)):
+            holder = app.leases.holder_info(name) or {}
+            raise RunLocked(
+                f"this selection is being sent already: by {holder.get('who', 'somebody')} on "
+                f"{holder.get('host', 'another host')}, process {holder.get('pid', 'unknown')}, "
+                f"since {holder.get('since', 'a moment ago')}",
+                hint="watch it with: leadctl runs list --unfinished, then: leadctl runs show RUN; or wait: --wait 10m",
+            )
+        left -= 1.0
+    with lease:
+        yield
+
+
+def _plan(app: "App", request: SendRequest) -> Planning:
+    return plan_leads(
+        app,
+        request.leads,
+        request.selectors,
+        force_reason=request.force_reason,
+        retry_unknown=request.retry_unknown,
+    )
+
+
+def _preview(app: "App", request: SendRequest) -> Planning:
+    """The whole plan, for its sums only."""
+    planning = _plan(app, request)
+    for _ in planning.pages():
+        pass
+    return planning
+
+
+def _take_over(app: "App", request: SendRequest, digest: str) -> list[RunRow]:
+    """Earlier runs of this selection that did not finish: their lease is ours, so nobody carries them."""
+    earlier = app.ledger.unfinished_of(digest, request.command)
+    if request.force_reason and earlier:
+        raise ConfigError(
+            f"an unfinished forced run of this selection exists: {earlier[0].id}; a new one would send again what "
+            "it has sent",
+            hint=f"go on with: leadctl runs resume {earlier[0].id}",
+        )
+    return earlier
+
+
+def _supersede(app: "App", earlier: Sequence[RunRow], run: RunRow) -> None:
+    """What those had not begun is this run's now; what was in doubt is in the ledger and is settled by it."""
+    for old in earlier:
+        message = f"taken over by run {run.id}"
+        app.ledger.close_unsent(old.id, message)
+        app.ledger.finish_run(old.id, RunStatus.PARTIAL, 5, app.clock.now(), message)
+
+
+class _Run:
+    """One run under its lease."""
+
+    def __init__(
+        self,
+        app: "App",
+        request: SendRequest,
+        run: RunRow,
+        observer: Observer,
+        stop: StopSwitch,
+        results: ResultsDir | None,
+    ) -> None:
+        self._app = app
+        self._request = request
+        self._run = run
+        self._stop = stop
+        self._results = results
+        self._expected = 0
+        self._observers = [observer, *([results] if results else [])]
+        app.notify = self._observe
+
+    def _observe(self, event: Event) -> None:
+        for observer in self._observers:
+            observer(event)
+
+    def begin(self, earlier: Sequence[RunRow]) -> dict[str, Any]:
+        """A new run: write the plan; with ``--delay`` wait once, and plan anew."""
+        planning = self._write_plan(anew=True)
+        due = next((old.due_at for old in earlier if old.due_at), None)
+        if due is None and self._request.delay:
+            due = self._app.clock.now() + timedelta(seconds=self._request.delay)
+        if due is not None and planning.totals.deliveries:
+            planning = self._wait_until(due, planning)
+        return self._carry(planning)
+
+    def go_on(self) -> dict[str, Any]:
+        """A run that was interrupted: what has its final outcome stays, the rest is planned anew."""
+        self._app.ledger.reopen_items(self._run.id, keep_rejected=not self._request.leads.named)
+        planning = self._write_plan(anew=False)
+        if self._run.due_at is not None:
+            planning = self._wait_until(self._run.due_at, planning)
+        return self._carry(planning)
+
+    def _wait_until(self, due: datetime, planning: Planning) -> Planning:
+        self._app.ledger.set_due(self._run.id, due)
+        waited = False
+        while (left := (due - self._app.clock.now()).total_seconds()) > 0 and not self._stop.requested:
+            self._observe(RunEvent("waiting", "info", {"run_id": self._run.id, "seconds": round(left, 1)}))
+            self._stop.wait(min(1.0, left))
+            waited = True
+        self._app.ledger.set_due(self._run.id, None)
+        if not waited or self._stop.requested:
+            return planning
+        self._app.ledger.set_counts(self._run.id, UNPLANNED, 0)
+        self._app.ledger.clear_items(self._run.id)
+        return self._write_plan(anew=True)
+
+    def _write_plan(self, *, anew: bool) -> Planning:
+        """Leads and deliveries of the run into the ledger, all of them before the first send.
+
+        ``anew`` False: its ids are there already, and some of its deliveries have their final outcome.
+        """
+        ledger, run_id = self._app.ledger, self._run.id
+        planning = _plan(self._app, self._request)
+        seq = 0
+        for plans in planning.pages():
+            rows = [(seq + i, lead_id, standing) for i, (lead_id, standing) in enumerate(planning.standings)]
+            places = {lead_id: place for place, lead_id, _ in rows}
+            if anew:
+                ledger.add_leads(run_id, rows)
+            kept = set() if anew else ledger.kept_items(run_id, list(places))
+            items = [item for plan in plans for item in self._items(planning, plan, places[plan.lead_id])]
+            ledger.add_items(run_id, [item for item in items if (item.lead_id, item.credential_id) not in kept])
+            seq += len(rows)
+        ledger.set_counts(run_id, seq, planning.totals.filtered_count)
+        self._expected = sum(ledger.outcome_counts(run_id).values())
+        self._check_plan(planning.totals)
+        return planning
+
+    def _check_plan(self, totals: PlanTotals) -> None:
+        planned = totals.deliveries + totals.already_delivered + totals.skipped
+        if self._expected < planned:
+            raise LeadctlError(f"run {self._run.id}: {planned} deliveries were planned, {self._expected} were kept")
+
+    def _items(self, planning: Planning, plan: LeadPlan, seq: int) -> Iterator[ItemRow]:
+        self._say_lead(plan)
+        for planned in (*plan.deliveries, *plan.already_delivered):
+            proven = planned.state is None
+            target = planned.target
+            held = self._held(planning, planned.state, planned.account.credential_id)
+            yield ItemRow(
+                seq=seq,
+                lead_id=plan.lead_id,
+                channel=planned.account.channel,
+                credential_id=planned.account.credential_id,
+                credential_name=planned.account.name,
+                destination=target.destination if target else planned.destination.key,
+                n=planned.n,
+                outcome=Outcome.ALREADY_DELIVERED if proven else Outcome.UNKNOWN if held else Outcome.PENDING,
+                reason=str(planned.state) if planned.state else None,
+                target=planned.destination.target,
+                remote_id=target.remote_id if target and proven else None,
+                remote_url=target.remote_url if target and proven else None,
+                error_code=ErrorCode.MAYBE_DELIVERED if held else None,
+                error_message=HELD_MESSAGE if held else None,
+                settled_by=target.settled_by if target and proven else None,
+            )
+        for skip in plan.skipped:
+            yield ItemRow(
+                seq=seq,
+                lead_id=plan.lead_id,
+                channel=skip.account.channel,
+                credential_id=skip.account.credential_id,
+                credential_name=skip.account.name,
+                outcome=Outcome.SKIPPED,
+                reason=skip.reason.value,
+                detail=skip.detail,
+                target=skip.target,
+            )
+
+    def _held(self, planning: Planning, state: PlanState | None, credential_id: int | str) -> bool:
+        if state is not PlanState.UNKNOWN or self._request.retry_unknown:
+            return False
+        route = planning.router.route(credential_id)
+        return route is not None and route.held
+
+    def _say_lead(self, plan: LeadPlan) -> None:
+        level = "info" if self._request.command == "resend" else "debug"
+        found = (
+            len({s.account.credential_id for s in plan.skipped}) + len(plan.deliveries) + len(plan.already_delivered)
+        )
+        types = sorted({d.account.channel for d in (*plan.deliveries, *plan.already_delivered)})
+        count = len(plan.deliveries) + len(plan.already_delivered)
+        lead = {"lead_id": plan.lead_id}
+        self._observe(RunEvent("credentials_found", level, {**lead, "credentials_count": found}))
+        fields = {**lead, "integrations_count": count, "integration_types": types}
+        self._observe(RunEvent("integrations_resolved", level, fields))
+        for warning in plan.warnings:
+            name = "no_supported_integrations" if plan.skipped else "no_credentials"
+            self._observe(RunEvent(name, "warning", {**lead, "message": warning}))
+
+    def _carry(self, planning: Planning) -> dict[str, Any]:
+        ledger, run_id, totals = self._app.ledger, self._run.id, planning.totals
+        self._rewrite_results()
+        by_channel = self._pending_by_channel()
+        started = {"run_id": run_id, "command": self._request.command, "leads": totals.leads,
+                   "deliveries": sum(by_channel.values()), "by_channel": by_channel}  # fmt: skip
+        self._observe(RunEvent("run_started", "info", started))
+        exit_code = carry(
+            self._app,
+            planning,
+            run_id,
+            observer=self._observe,
+            stop=self._stop,
+            expected=self._expected,
+            retry_unknown=self._request.retry_unknown,
+            bulk=self._request.command == "bulk-resend",
+        )
+        status = _status(exit_code, totals, ledger.outcome_counts(run_id))
+        ledger.finish_run(run_id, status, exit_code, self._app.clock.now())
+        self._rewrite_results()
+        document = run_report(self._app, run_id, self._request.global_options)
+        self._observe(
+            RunEvent(
+                "run_finished",
+                "info",
+                {"run_id": run_id, "status": document["status"], "exit_code": exit_code, **document["outcomes"]},
+            )
+        )
+        return document
+
+    def _pending_by_channel(self) -> dict[str, int]:
+        waiting: dict[str, int] = {}
+        for _, channel, count in self._app.ledger.pending_credentials(self._run.id):
+            waiting[channel] = waiting.get(channel, 0) + count
+        return waiting
+
+    def _rewrite_results(self) -> None:
+        if self._results is not None:
+            ledger, run_id = self._app.ledger, self._run.id
+            missing = (i for page in ledger.run_lead_ids(run_id, standing="not_found") for i in page)
+            self._results.rewrite(ledger.iter_items(run_id), missing)
+
+
+HELD_MESSAGE = "an earlier attempt may have arrived; a person must look, or --retry-unknown risks a second one"
+
+
+def _status(exit_code: int, totals: PlanTotals, outcomes: dict[tuple[str, Outcome], int]) -> RunStatus:
+    unprocessed = any(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
+    if unprocessed or exit_code == 5 or exit_code > 128:
+        return RunStatus.STOPPED
+    if not totals.deliveries:
+        return RunStatus.NOTHING if exit_code == 0 else RunStatus.PARTIAL
+    return RunStatus.OK if exit_code == 0 else RunStatus.PARTIAL

@@ -1,0 +1,118 @@
+"""The engine's work, read from the ledger page by page: nothing holds all of a bulk in memory."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from leadctl.delivery.jobs import Job, Route
+from leadctl.delivery.lanes import AccountQueue, Source
+from leadctl.delivery.limits import overridden
+from leadctl.domain.model import CredentialId, Lead, LeadId, Target
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState
+from leadctl.domain.ports import ItemOutcome, Ledger, Record
+from leadctl.services.routing import OpenRoute, Router
+from leadctl.store.leads import load_leads
+from leadctl.store.rows import ItemRow
+
+if TYPE_CHECKING:
+    from leadctl.services.bootstrap import App
+
+_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+
+
+def travelling_key(installation: str, lead_id: LeadId, credential_id: CredentialId, n: int) -> str:
+    """``lc-{installation}-{lead}-{credential}[-{n}]``; ids with other characters are hashed."""
+    suffix = f"-{n}" if n else ""
+    return f"lc-{installation}-{_safe(lead_id)}-{_safe(credential_id)}{suffix}"
+
+
+def _safe(identity: int | str) -> str:
+    text = str(identity)
+    return text if _SAFE.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Workload:
+    """The queues of one run."""
+
+    def __init__(self, app: "App", router: Router, run_id: str, ledger: Ledger, *, retry_unknown: bool) -> None:
+        self._app = app
+        self._router = router
+        self._run_id = run_id
+        self._ledger = ledger
+        self._retry_unknown = retry_unknown
+        self._now = app.clock.now()
+
+    def queues(self) -> list[AccountQueue]:
+        """A queue per credential that has pending deliveries and can still be sent to."""
+        queues = []
+        for credential_id, _channel, _count in self._app.ledger.pending_credentials(self._run_id):
+            route = self._router.route(credential_id)
+            if route is not None:
+                queues.append(self._queue(route))
+        return queues
+
+    def _queue(self, opened: OpenRoute) -> AccountQueue:
+        account = opened.account
+        route = Route(account, opened.channel, opened.destination.account_key)
+        buckets = opened.channel.buckets()
+        rate = self._app.settings.limits.rate_for(account.channel, account.credential_id)
+        if rate is not None:
+            buckets = overridden(buckets, rate.rate, rate.per)
+        return AccountQueue(route, self._source(route), buckets)
+
+    def _source(self, route: Route) -> Source:
+        after = -1
+
+        async def fetch(limit: int) -> list[Job]:
+            nonlocal after
+            while True:
+                items, jobs, gone = await asyncio.to_thread(self._page, route, after, limit)
+                if gone:
+                    await self._ledger.record(self._run_id, [self._deleted(item) for item in gone])
+                if not items:
+                    return []
+                after = items[-1].seq
+                if jobs:
+                    return jobs
+
+        return fetch
+
+    def _page(self, route: Route, after: int, limit: int) -> tuple[Sequence[ItemRow], list[Job], list[ItemRow]]:
+        items = self._app.ledger.pending_items(self._run_id, route.account.credential_id, after, limit)
+        ids = [item.lead_id for item in items]
+        leads = load_leads(self._app.db, ids) if ids else {}
+        targets = self._app.ledger.targets_for(ids) if ids else {}
+        jobs = [
+            self._job(route, item, leads[item.lead_id], targets.get(item.lead_id, []))
+            for item in items
+            if item.lead_id in leads
+        ]
+        return items, jobs, [item for item in items if item.lead_id not in leads]
+
+    def _job(self, route: Route, item: ItemRow, lead: Lead, targets: Sequence[Target]) -> Job:
+        row = next((t for t in targets if t.destination == item.destination and t.n == item.n), None)
+        key = travelling_key(self._app.ledger.installation, lead.id, route.account.credential_id, item.n)
+        job = Job(route, lead, item.destination, item.n, key, self._now)
+        if row is not None:
+            job.adopt(row)
+            job.trigger = "resume" if job.in_doubt else "retry"
+            job.retry_unknown = self._retry_unknown and item.reason == PlanState.UNKNOWN
+        if job.retry_unknown:
+            job.trigger = "retry_unknown"
+        elif item.n and row is None:
+            job.trigger = "force"
+        return job
+
+    def _deleted(self, item: ItemRow) -> Record:
+        return Record(
+            item=ItemOutcome(
+                lead_id=item.lead_id,
+                credential_id=item.credential_id,
+                outcome=Outcome.FAILED,
+                attempts=0,
+                error_code=ErrorCode.LEAD_NOT_FOUND,
+                error_message="the lead was deleted while the run was going on",
+            )
+        )

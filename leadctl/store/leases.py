@@ -1,0 +1,358 @@
+"""Locks that die with their holder, so that a killed run goes on at once and a frozen one is not robbed."""
+
+import contextlib
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from sqlalchemy import Connection, Engine, delete, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from leadctl.domain.errors import ConfigError
+from leadctl.store.base import LedgerBase
+from leadctl.store.engines import explain, explained, server_engine
+from leadctl.store.schema import meta
+
+#: A look at a lock holds it for microseconds: an acquisition that meets one tries again.
+_TRIES = 5
+_PAUSE = 0.002
+
+
+class Lease:
+    """A lock that is held until it is released, or its process is gone."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Let it go; a second call does nothing."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Leases(Protocol):
+    """Where processes of leadctl find out about each other."""
+
+    def acquire(self, name: str, info: Mapping[str, Any]) -> Lease | None:
+        """The lease of that name, or None at once if anybody holds it (this process included)."""
+
+    def holder_info(self, name: str) -> dict[str, Any] | None:
+        """What its holder said of itself; None if nobody holds it."""
+
+    def is_alive(self, holder: str) -> bool:
+        """Whether the process that :meth:`open_holder` gave this name is there (this one included)."""
+
+    def open_holder(self) -> str:
+        """The name of this process in the ledger's rows: alive until :meth:`close`, or until it is gone."""
+
+    def close(self) -> None:
+        """Let the holder's lease go."""
+
+
+def open_leases(ledger: LedgerBase) -> "FileLeases | ServerLeases":
+    """The leases beside that ledger: files beside a SQLite file, else the server's own locks."""
+    if ledger.path is None:
+        return ServerLeases(server_engine(ledger.url), f"the ledger {ledger.location}")
+    name = ledger.path.name.removesuffix(".leadctl.db")
+    return FileLeases(ledger.path.with_name(f"{name}.leadctl-locks"))
+
+
+def process_info(**more: Any) -> dict[str, Any]:
+    """Who this process is, for a lease's ``info``."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in some containers
+        user = str(os.getuid())
+    return {"who": user, "host": socket.gethostname(), "pid": os.getpid(), **more}
+
+
+class _Holder:
+    """One holder's lease, taken when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lease: Lease | None = None
+        self._name = ""
+
+    def open(self, leases: Leases) -> str:
+        if self._lease is None:
+            name = f"holder-{os.getpid()}-{secrets.token_hex(6)}"
+            self._lease = leases.acquire(name, process_info())
+            if self._lease is None or not leases.is_alive(name):
+                raise ConfigError(
+                    "a lock just taken is not seen from a second connection",
+                    hint="connect to the database itself, not through a pooler that changes connections",
+                )
+            self._name = name
+        return self._name
+
+    def close(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+
+class FileLeases:
+    """``flock`` on files of one directory. The kernel lets a lock go with the last copy of its descriptor.
+
+    A file is removed only by who holds its lock, and a lock counts only on the file that still has the name: so
+    nobody ever holds a lock on a file that others do not see. Descriptors are not inherited by other programs.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._holder = _Holder()
+
+    def acquire(self, name: str, info: Mapping[str, Any]) -> Lease | None:
+        """See :class:`Leases`. Raises ConfigError where the directory cannot be written."""
+        path = self._path(name)
+        try:
+            self.directory.mkdir(exist_ok=True)
+            descriptor = self._lock(path)
+            if descriptor is None:
+                return None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(dict(info)).encode(), 0)
+        except OSError as error:
+            raise ConfigError(
+                f"the lock {path} cannot be written ({error.strerror})",
+                hint="give this user the right to write beside the ledger",
+            ) from None
+        return Lease(lambda: _drop(path, descriptor))
+
+    def holder_info(self, name: str) -> dict[str, Any] | None:
+        """See :class:`Leases`. Empty if its holder has said nothing yet."""
+        path = self._path(name)
+        if not _is_locked(path):
+            return None
+        try:
+            info = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    def is_alive(self, holder: str) -> bool:
+        """See :class:`Leases`."""
+        return _is_locked(self._path(holder))
+
+    def open_holder(self) -> str:
+        """See :class:`Leases`."""
+        holder = self._holder.open(self)
+        self._sweep()
+        return holder
+
+    def close(self) -> None:
+        """See :class:`Leases`."""
+        self._holder.close()
+
+    def _path(self, name: str) -> Path:
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:80]
+        if safe != name:
+            safe += "-" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
+        return self.directory / f"{safe}.lock"
+
+    def _lock(self, path: Path) -> int | None:
+        for _ in range(_TRIES):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                time.sleep(_PAUSE)
+                continue
+            if _is_named(path, descriptor):
+                return descriptor
+            os.close(descriptor)  # its last holder removed it in between
+        return None
+
+    def _sweep(self) -> None:
+        """Remove the files of holders that died without removing theirs."""
+        for path in self.directory.glob("holder-*.lock"):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _is_named(path, descriptor):
+                        path.unlink()
+                finally:
+                    os.close(descriptor)
+
+
+def _drop(path: Path, descriptor: int) -> None:
+    try:
+        if _is_named(path, descriptor):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_named(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one that the name leads to."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether anybody holds it. Looks with a shared lock, so that two who look do not take each other for a holder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is there and we may not look: a claim that is left alone harms nobody
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class ServerLeases:
+    """The server's own locks (``pg_advisory_lock``, ``GET_LOCK``), which end with a connection of our own.
+
+    Who holds one is said in ``leadctl_meta``.
+    """
+
+    def __init__(self, engine: Engine, place: str) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._place = place
+        self._locks: _ServerLocks = _PostgresLocks() if engine.dialect.name == "postgresql" else _MysqlLocks()
+        self._connection: Connection | None = None
+        self._held: set[str] = set()
+        self._guard = threading.RLock()
+        self._holder = _Holder()
+
+    def acquire(self, name: str, info: Mapping[str, Any]) -> Lease | None:
+        """See :class:`Leases`. Raises DatabaseUnreachable."""
+        with self._guard, explained(self._place):
+            if name in self._held:  # the server would let the same connection have it twice
+                return None
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            if not self._locks.take(self._connection, name):
+                return None
+            self._held.add(name)
+            self._connection.execute(delete(meta).where(meta.c.key == _said(name)))
+            self._connection.execute(insert(meta).values(key=_said(name), value=json.dumps(dict(info))))
+        return Lease(lambda: self._release(name))
+
+    def _release(self, name: str) -> None:
+        with self._guard:
+            self._held.discard(name)
+            if self._connection is None:
+                return
+            with contextlib.suppress(SQLAlchemyError):  # with the connection the lock is gone too
+                self._connection.execute(delete(meta).where(meta.c.key == _said(name)))
+                self._locks.give(self._connection, name)
+
+    def holder_info(self, name: str) -> dict[str, Any] | None:
+        """See :class:`Leases`."""
+        with explained(self._place), self._engine.connect() as connection:
+            if not self._locks.is_taken(connection, name):
+                return None
+            said = connection.execute(select(meta.c.value).where(meta.c.key == _said(name))).scalar()
+        return dict(json.loads(said)) if said else {}
+
+    def is_alive(self, holder: str) -> bool:
+        """See :class:`Leases`."""
+        try:
+            with self._engine.connect() as connection:
+                return self._locks.is_taken(connection, holder)
+        except SQLAlchemyError as error:
+            raise explain(error, self._place) from None
+
+    def open_holder(self) -> str:
+        """See :class:`Leases`."""
+        return self._holder.open(self)
+
+    def close(self) -> None:
+        """See :class:`Leases`. Closes the connection, and with it every lease."""
+        self._holder.close()
+        with self._guard:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._engine.dispose()
+
+
+def _said(name: str) -> str:
+    return f"lease:{name}"
+
+
+class _ServerLocks(Protocol):
+    """One kind of server's locks by name."""
+
+    def take(self, connection: Connection, name: str) -> bool:
+        """Without waiting."""
+
+    def give(self, connection: Connection, name: str) -> None: ...
+
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        """Without taking it."""
+
+
+class _PostgresLocks:
+    """An advisory lock is a number of 64 bits, of which ``pg_locks`` shows the halves."""
+
+    def take(self, connection: Connection, name: str) -> bool:
+        return bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _number(name)}).scalar())
+
+    def give(self, connection: Connection, name: str) -> None:
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _number(name)})
+
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        number = _number(name) % 2**64
+        statement = text(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND CAST(classid AS bigint) = :high AND CAST(objid AS bigint) = :low"
+        )
+        found = connection.execute(statement, {"high": number >> 32, "low": number % 2**32}).first()
+        return found is not None
+
+
+class _MysqlLocks:
+    """A lock's name has at most 64 characters and is the server's, not the database's."""
+
+    def take(self, connection: Connection, name: str) -> bool:
+        return bool(connection.execute(text("SELECT GET_LOCK(:name, 0)"), {"name": _short(connection, name)}).scalar())
+
+    def give(self, connection: Connection, name: str) -> None:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _short(connection, name)})
+
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        statement = text("SELECT IS_USED_LOCK(:name)")
+        return connection.execute(statement, {"name": _short(connection, name)}).scalar() is not None
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8], "big", signed=True)
+
+
+def _short(connection: Connection, name: str) -> str:
+    database = connection.engine.url.database or ""
+    return "leadctl-" + hashlib.sha256(f"{database}/{name}".encode("utf-8", "replace")).hexdigest()[:40]

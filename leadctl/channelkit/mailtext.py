@@ -63,7 +63,7 @@ def wire_address(address: str) -> str | None:
     """The address with its domain in IDNA; None where it cannot be written into a command or a header."""
     local, _, domain = address.rpartition("@")
     try:
-        wire = f"{local}@{domain.encode('idna').decode('ascii')}"
+        wire = f"{local}@{domain.encode('idna').decode('ascii').lower()}"
         wire.encode("utf-8")
     except UnicodeError:
         return None
@@ -73,10 +73,10 @@ def wire_address(address: str) -> str | None:
 
 def parse_mailbox(text: str) -> Mailbox | None:
     """``Sales <leads@example.org>`` or the bare address; None where it is neither."""
-    match = re.fullmatch(r'\s*(?:"?(?P<name>[^"<>]*?)"?\s*<(?P<inner>[^<>]+)>|(?P<bare>[^<>]+))\s*', text)
+    match = re.fullmatch(r' *(?:"?(?P<name>[^"<>\x00-\x1f\x7f]*?)"? *<(?P<inner>[^<>]+)>|(?P<bare>[^<>]+?)) *', text)
     if match is None:
         return None
-    address = wire_address((match["inner"] or match["bare"]).strip())
+    address = wire_address(match["inner"] or match["bare"])
     return Mailbox(address, clean(match["name"] or "", _MOST_TEXT)) if address else None
 
 

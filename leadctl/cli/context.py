@@ -249,7 +249,10 @@ class Context:
         self.out.write(self.dumps(document, indent=2 if self.out.is_terminal else None) + "\n")
 
     def dumps(self, document: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> str:
-        return json.dumps(document, ensure_ascii=not self.out.is_unicode, indent=indent, default=str)
+        separators = (",", ":") if indent is None else None
+        return json.dumps(
+            document, ensure_ascii=not self.out.is_unicode, indent=indent, separators=separators, default=str
+        )
 
     def line(self, text: str = "") -> None:
         """One line of text on stdout."""

@@ -193,5 +193,8 @@ def _console_renderer(context: "Context") -> Callable[[Any, str, Fields], str]:
 
 
 def _value(value: Any) -> str:
-    text = str(value)
+    if isinstance(value, Mapping):
+        text = ",".join(f"{key}:{item}" for key, item in value.items())
+    else:
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return f'"{text}"' if not text or " " in text or "=" in text else text

@@ -27,6 +27,7 @@ class Tally:
         self._lock = threading.Lock()
         self._started = clock()
         self._waits: dict[str, float] = {}
+        self._last: dict[str, float] = {}
         self.totals: dict[str, int] = {}
         self.done: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -39,14 +40,15 @@ class Tally:
         with self._lock:
             match event:
                 case RunEvent(name="run_started", fields=fields):
+                    self.delay = None
                     self._started = self._clock()
                     self.totals = {str(name): int(n) for name, n in fields.get("by_channel", {}).items()}
                 case RunEvent(name="waiting", fields=fields):
                     self.delay = float(fields.get("seconds", 0)) or None
                     self._started = self._clock()
                 case Finished(channel=channel, outcome=outcome):
-                    self.delay = None
                     self.done[channel] += 1
+                    self._last[channel] = self._clock()
                     self.outcomes[str(outcome)] += 1
                     self._waits.pop(channel, None)
                 case Throttling(channel=channel, seconds=seconds):
@@ -60,9 +62,11 @@ class Tally:
             names = [channel] if channel else [*self.totals, *(n for n in self.done if n not in self.totals)]
             done = sum(self.done[name] for name in names)
             total = max(done, sum(self.totals.get(name, 0) for name in names))
-            elapsed = max(self._clock() - self._started, 0.001)
+            now = self._clock()
+            until = now if done < total else max((self._last.get(name, now) for name in names), default=now)
+            elapsed = max(until - self._started, 0.001)
             rate = done / elapsed
-            waits = [self._waits.get(name, 0.0) - self._clock() for name in names]
+            waits = [self._waits.get(name, 0.0) - now for name in names]
             return {
                 "done": done,
                 "total": total,
@@ -163,6 +167,7 @@ class Bars:
         self._tally = tally
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+        self._begun = False
         console = context.console(context.err)
         self._progress: Progress = Progress(
             TextColumn("{task.description}"),
@@ -180,11 +185,18 @@ class Bars:
         if isinstance(event, Finished):
             self._update(event.channel)
         elif isinstance(event, RunEvent):
+            self._begin()
             self._update_all()
 
     def start(self) -> None:
+        """Draws nothing before the first event: until then a question may stand on the terminal."""
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
         from rich.text import Text
 
+        self._begun = True
         self._context.above = lambda line: self._progress.console.print(Text.from_ansi(line))
         self._progress.start()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 OUTCOMES = ("delivered", "already_delivered", "rejected", "failed", "unknown", "unprocessed", "skipped", "pending")
+_REFUSED = frozenset({"credential_refused", "address_not_allowed"})
 #: How a word is coloured on a terminal.
 _STYLES: Mapping[str, str] = {
     "send": "green",
@@ -170,9 +171,12 @@ def show_run(context: Context, document: Mapping[str, Any], groups: Sequence[Map
         _show_deliveries(context, document["deliveries"])
     elif document["by_channel"]:
         context.show(_outcome_table(document["by_channel"]))
-    missing = [entry for entry in document["errors"] if entry["code"] == "lead_not_found"]
-    show_errors(context, missing, limit=20)
     show_groups(context, groups)
+    missing = [word(entry["lead_id"], 60) for entry in document["errors"] if entry["code"] == "lead_not_found"]
+    if missing:
+        context.line(f"not found: {', '.join(missing[:20])}{', …' if len(missing) > 20 else ''}")
+    if document["exit_code"] == 4 and not any(group["code"] in _REFUSED for group in groups):
+        context.line("exit 4: a linked credential is invalid, nothing is sent there; see: leadctl channels check")
     context.line(run_summary(document))
     if document["next_command"]:
         context.line(f"go on with: {word(document['next_command'], 2000)}")
@@ -197,17 +201,28 @@ def _outcome_table(by_channel: Mapping[str, Mapping[str, int]]) -> "Table":
 
 def show_groups(context: Context, groups: Sequence[Mapping[str, Any]]) -> None:
     """Failures by channel, credential and code: how many, the first lead, and what to do."""
-    for group in groups:
+    for group in _merged(groups):
         name = f" {word(group['credential_name'], 60)}" if group.get("credential_name") else ""
         vendor = f" [{word(group['vendor_code'], 60)}]" if group.get("vendor_code") else ""
-        where = f"{word(group['channel'])} #{word(group['credential_id'])}{name}" if group.get("channel") else "leads"
-        context.line(
-            f"{where}: {group['count']:,} × {word(group['code'])}{vendor}, first lead {word(group['first_lead'], 60)}"
-        )
+        where = f"{word(group['channel'])} #{word(group['credential_id'])}{name}: " if group.get("channel") else ""
+        first = word(group["first_lead"], 60)
+        context.line(f"{where}{group['count']:,} × {word(group['code'])}{vendor}, first lead {first}")
         if group.get("message"):
             context.line(f"  {word(group['message'])}")
         if group.get("advice"):
             context.line(f"  what to do: {word(group['advice'], 1000)}")
+
+
+def _merged(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One group for what differs in the vendor's words only: the first one's words stand for all."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for group in groups:
+        key = (group.get("channel"), group.get("credential_id"), group["code"])
+        if key in merged:
+            merged[key]["count"] += group["count"]
+        else:
+            merged[key] = dict(group)
+    return list(merged.values())
 
 
 def run_summary(document: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leadctl.domain.events import Event
     from leadctl.services.bootstrap import App
     from leadctl.services.requests import Question, SendRequest
-    from leadctl.services.resending import StopSwitch
+    from leadctl.services.stopping import StopSwitch
 
 Document = dict[str, Any]
 
@@ -38,7 +38,7 @@ def running(
     bulk: bool,
 ) -> int:
     """Run under the signal handlers, with progress; print the document or its summary."""
-    from leadctl.services.resending import StopSwitch
+    from leadctl.services.stopping import StopSwitch
 
     stop = StopSwitch()
     with draining(stop, lambda: restore_terminal(context)), observing(context, bulk=bulk) as observe:

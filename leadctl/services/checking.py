@@ -11,6 +11,7 @@ from leadctl.domain.errors import ConfigError, DeliveryError, InvalidCredential,
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Account, sort_key
 from leadctl.services.accounts import check_channel, effective_account
+from leadctl.services.loops import in_own_loop
 from leadctl.services.verdicts import GO_ON, OK, REFUSED
 from leadctl.store.credentials import load_credentials
 
@@ -29,7 +30,7 @@ def check_channels(app: "App", channel: str | None, credential: str | None) -> l
     Raises ConfigError for a channel or credential that does not exist.
     """
     accounts = _chosen(app, channel, credential)
-    return asyncio.run(_check_all(app, accounts))
+    return in_own_loop(lambda: _check_all(app, accounts))
 
 
 def check_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:

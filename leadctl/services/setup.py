@@ -1,21 +1,19 @@
 """``leadctl init``: a config that can be edited, and a place for leads where there is none."""
 
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from leadctl.domain.errors import ConfigError
 from leadctl.services.config_template import render_config
-from leadctl.services.doctor import doctor, doctor_exit_code
+from leadctl.services.doctor import doctor, doctor_exit_code, without_password
 from leadctl.store.engines import parse_url, sqlite_path
 from leadctl.store.sample import create_tables
 
 __all__ = ["doctor", "doctor_exit_code", "init"]
 
 DEFAULT_DATABASE = "leads.db"
-_PASSWORD = re.compile(r"(//[^/@]*?:).*(@)")
 
 
 def init(path: Path, database_url: str | None) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def init(path: Path, database_url: str | None) -> dict[str, Any]:
     return {
         "schema": "leadctl.init/1",
         "config": str(path),
-        "database": _PASSWORD.sub(r"\1***\2", url),
+        "database": without_password(url),
         "created_tables": created,
         "next": [f"leadctl --config {config} doctor", f"leadctl --config {config} channels check"],
     }

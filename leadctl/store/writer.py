@@ -51,12 +51,9 @@ _OUTCOME = ("outcome", "attempts", "remote_id", "remote_url", "error_code", "err
             "settled_by", "finished_at")  # fmt: skip
 _UPDATE_ITEMS = TupleStatement(
     update(deliveries)
-    .where(
-        *(deliveries.c[name] == bind(f"at_{name}") for name in ("lead_id", "run_id", "credential_id")),
-        deliveries.c.outcome == Outcome.PENDING.value,
-    )
+    .where(*(deliveries.c[name] == bind(f"at_{name}") for name in ("lead_id", "run_id", "credential_id", "outcome")))
     .values({name: bind(name) for name in _OUTCOME}),
-    (*_OUTCOME, "at_lead_id", "at_run_id", "at_credential_id"),
+    (*_OUTCOME, "at_lead_id", "at_run_id", "at_credential_id", "at_outcome"),
 )
 
 
@@ -267,7 +264,7 @@ class _Group:
         return (
             str(item.outcome), item.attempts, storable(item.remote_id), storable(item.remote_url), item.error_code,
             self._say(item.error_message, _MESSAGE), storable(item.vendor_code), item.settled_by, to_text(self.now),
-            str(item.lead_id), run_id, str(item.credential_id),
+            str(item.lead_id), run_id, str(item.credential_id), Outcome.PENDING.value,
         )  # fmt: skip
 
     def _say(self, text: str | None, limit: int) -> str | None:

@@ -56,8 +56,8 @@ class Probe(HttpChannel[ProbeConfig, ChannelSettings]):
     async def check(self) -> str:
         return "probe"
 
-    def request(self, mark: str, size: int = 0) -> HttpRequest:
-        headers = {"Authorization": f"Bearer {self.config.token.get_secret_value()}"}
+    def request(self, mark: str, size: int = 0, header_size: int = 0) -> HttpRequest:
+        headers = {"Authorization": f"Bearer {self.config.token.get_secret_value()}", "X-Filler": "x" * header_size}
         return HttpRequest.json("POST", self.config.url, {"mark": mark, "filler": "x" * size}, headers)
 
     async def outcome(self, request: HttpRequest, timeout: float | None = None) -> Answer | DeliveryError:  # noqa: ASYNC109 passed on

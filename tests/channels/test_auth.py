@@ -70,7 +70,7 @@ class World:
         self.events: list[Event] = []
         self.clock = FakeClock()
 
-    async def exchange(self, request: HttpRequest, timeout: float | None) -> Answer:
+    async def exchange(self, request: HttpRequest, timeout: float | None) -> Answer:  # noqa: ASYNC109
         await asyncio.sleep(0)
         if request.url == TOKEN_URL:
             self.asked.append(json.loads(request.content))
@@ -238,7 +238,7 @@ def test_other_answers_of_the_token_endpoint_keep_the_tokens(refused: Answer, ex
 @pytest.mark.parametrize("status", [400, 401])
 def test_revoked_is_believed_after_ten_seconds(status: int) -> None:
     world = World(answer(status, REVOKED))
-    with pytest.raises(Unusable, match="Token has been revoked.*authorise the integration again"):
+    with pytest.raises(Unusable, match=r"Token has been revoked.*authorise the integration again"):
         send(world, LockedCredentials(rows()))
     assert world.clock.elapsed == 10
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
 
+from leadctl.channelkit.channel import Channel
 from leadctl.channelkit.spec import Step
 from leadctl.channels.bitrix24 import CONTACT, DEAL, LEAD, Bitrix24Channel
 from leadctl.domain.clock import SystemClock
@@ -18,8 +20,25 @@ from leadctl.domain.model import Absent, CannotTell, Delivery, Done, Finding, Fo
 from leadctl.sandbox._bitrix24_batch import RestError, php_array, substitute
 from leadctl.sandbox.bitrix24 import CODE, Bitrix24Vendor
 from leadctl.sandbox.server import Sandbox, running_sandbox
-from tests.support.bitrix24 import batch, opened
+from leadctl.testing.contract import ChannelContract
+from tests.support.bitrix24 import DATA, batch, opened
 from tests.support.channels import make_delivery, make_lead
+
+
+class TestDealContract(ChannelContract):
+    """The other entity: two steps, of which only the second is a delivery."""
+
+    name = "bitrix24"
+    data = DATA
+    settings: ClassVar[Mapping[str, Any]] = {"entity": "deal", "category_id": 9}
+
+    def spoil(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"webhook_url": f"{data['webhook_url'].rstrip('/')}x/"}
+
+    @asynccontextmanager
+    async def opened(self, data: Mapping[str, Any], settings: Mapping[str, Any]) -> AsyncIterator[Channel[Any, Any]]:
+        async with super().opened(data, {**settings, **self.settings}) as channel:
+            yield channel
 
 
 @pytest.fixture

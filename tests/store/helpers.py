@@ -1,0 +1,134 @@
+"""Real SQLite files, and a ledger beside them."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from leadctl.domain.masking import Secrets
+from leadctl.domain.model import LeadId
+from leadctl.domain.outcomes import Outcome, TargetState
+from leadctl.domain.ports import AttemptRecord, Intent, ItemOutcome, Record, TargetWrite
+from leadctl.settings import DatabaseSettings, LedgerSettings, Settings
+from leadctl.store.database import Database
+from leadctl.store.leases import FileLeases, open_leases
+from leadctl.store.ledger import LedgerStore
+from leadctl.store.sample import create_tables
+from leadctl.store.writer import LedgerWriter
+
+NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+DESTINATION = "amocrm:0123456789abcdef01234567"
+NOBODY = 65534
+
+
+def sample(path: Path) -> Path:
+    """A new file with the four tables."""
+    assert create_tables(f"sqlite:///{path}")
+    return path
+
+
+def execute(path: Path, statement: str, rows: Sequence[Sequence[Any]] | None = None) -> list[Any]:
+    """SQL from outside, as the application would do it."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        if rows is None:
+            return connection.execute(statement).fetchall()
+        connection.executemany(statement, rows)
+        return []
+
+
+def settings_for(path: Path, ledger: str | None = None, **database: Any) -> Settings:
+    return Settings(
+        database=DatabaseSettings(url=f"sqlite:///{path}", **database), ledger=LedgerSettings(url=ledger)
+    )  # fmt: skip
+
+
+@contextmanager
+def opened(path: Path, **database: Any) -> Iterator[Database]:
+    db = Database.open(settings_for(path, **database).database)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+@contextmanager
+def opened_ledger(path: Path, *, create: bool = True, ledger: str | None = None, **database: Any) -> Iterator[LedgerStore]:
+    """The ledger of the leads in that file."""
+    settings = settings_for(path, ledger, **database)
+    with opened(path, **database) as db:
+        store = LedgerStore.open(settings, db, create=create)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@dataclass
+class Process:
+    """What one process of leadctl has of the ledger."""
+
+    store: LedgerStore
+    leases: FileLeases
+    holder: str
+    writer: LedgerWriter
+
+
+@contextmanager
+def process(path: Path, secrets: Secrets | None = None) -> Iterator[Process]:
+    """As another process: a holder, a writer and connections of its own."""
+    with opened_ledger(path) as store:
+        leases = open_leases(store)
+        assert isinstance(leases, FileLeases)
+        holder = leases.open_holder()
+        writer = LedgerWriter(store, leases, holder, secrets=secrets)
+        try:
+            yield Process(store, leases, holder, writer)
+        finally:
+            writer.close()
+            leases.close()
+
+
+def intent(lead_id: LeadId = 1, rev: int | None = None, **changes: Any) -> Intent:
+    values: dict[str, Any] = {
+        "lead_id": lead_id, "destination": DESTINATION, "n": 0, "rev": rev, "key": f"lc-abc234-{lead_id}-7",
+        "credential_id": 7, "channel": "amocrm", "account": "amocrm:aa", "step": "lead", "first_at": NOW,
+        "sent_at": NOW, "context": {"highest": "12"},
+    }  # fmt: skip
+    return Intent(**{**values, **changes})
+
+
+def attempt(lead_id: LeadId = 1, **changes: Any) -> AttemptRecord:
+    values: dict[str, Any] = {
+        "lead_id": lead_id, "destination": DESTINATION, "n": 0, "credential_id": 7, "channel": "amocrm",
+        "step": "lead", "trigger": "first", "started_at": NOW, "ended_at": NOW, "outcome": "done", "http_status": 200,
+    }  # fmt: skip
+    return AttemptRecord(**{**values, **changes})
+
+
+def write(lead_id: LeadId = 1, state: TargetState = TargetState.DELIVERED, **changes: Any) -> TargetWrite:
+    return TargetWrite(**{"lead_id": lead_id, "destination": DESTINATION, "n": 0, "state": state, **changes})
+
+
+def item(lead_id: LeadId = 1, outcome: Outcome = Outcome.DELIVERED, **changes: Any) -> ItemOutcome:
+    return ItemOutcome(**{"lead_id": lead_id, "credential_id": 7, "outcome": outcome, "attempts": 1, **changes})
+
+
+def delivered(lead_id: LeadId = 1, remote_id: str = "900") -> Record:
+    return Record(attempt(lead_id), write(lead_id, remote_id=remote_id), item(lead_id, remote_id=remote_id))
+
+
+@contextmanager
+def powerless() -> Iterator[None]:
+    """Without root's right to pass over file modes."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -144,7 +144,7 @@ class BearerAuth:
         client = self._client
         if client is None:
             return await self._attempt(request, self._tokens.access, timeout)
-        fresh = self._due() and await self._renew(client, self._tokens.access, refused=False)
+        fresh = self._due() and await self._renew_early(client)
         used = self._tokens.access
         answer = await self._attempt(request, used, timeout)
         for _ in range(ROUNDS):
@@ -166,12 +166,20 @@ class BearerAuth:
         expires_at = self._tokens.expires_at
         return expires_at is not None and expires_at - self._now() < margin
 
+    async def _renew_early(self, client: OAuthClient) -> bool:
+        """Before the token expires; a token endpoint that is down stops nothing while it lives."""
+        over = self._due(0)
+        try:
+            return await self._renew(client, self._tokens.access, refused=False)
+        except (Transient, Throttled):
+            if over:
+                raise
+            return False
+
     async def _renew(self, client: OAuthClient, spent: str, *, refused: bool) -> bool:
         """Replace the token ``spent``. True if it was refreshed here, False if another's was taken over."""
         credentials, identity = self._toolbox.credentials, self._toolbox.credential_id
         async with self._lock:
-            if self._tokens.access != spent:
-                return False
             if await credentials.writable(identity):
                 async with credentials.lease(identity):
                     return not await self._take_over(spent) and await self._refresh(client)
@@ -216,7 +224,10 @@ class BearerAuth:
     async def _write(self, old: Tokens, new: Tokens) -> bool:
         """Compare with what the row really holds (an application may keep spaces), and set."""
         credentials, identity = self._toolbox.credentials, self._toolbox.credential_id
-        row = await credentials.read(identity)
+        try:
+            row = await credentials.read(identity)
+        except LookupError:  # deleted meanwhile
+            return False
         if _tokens_of(row) != old:
             return False
         expires_at = None if new.expires_at is None else _in_the_style_of(row.get("expires_at"), new.expires_at)

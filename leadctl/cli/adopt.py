@@ -27,7 +27,7 @@ def adopt(
 
     \b
     Example:
-      leadctl adopt --until 2026-11-01 -c amocrm --delivered --reason "sent by the site until November"
+      leadctl adopt --until 2026-11-01 -c amocrm --delivered --reason "the site"
     """
     from leadctl.services.settling import adopt as adopt_leads
 

@@ -108,8 +108,8 @@ def _bug(context: Context, error: Exception) -> int:
     kept = False
     with contextlib.suppress(Exception):
         kept = context.logs.traceback(text)
-    hint = "" if kept else "type it again with -v or --log-file FILE for the details, and report it"
-    return context.fail(LeadctlError(f"a bug in leadctl: {type(error).__name__}", hint=hint))
+    details = "report it with the traceback" if kept else "type it again with -v for the traceback, and report it"
+    return context.fail(LeadctlError(f"a bug in leadctl: {type(error).__name__}", hint=details))
 
 
 def _root(context: Context, version: VersionFlag = False) -> int:

@@ -156,7 +156,7 @@ _ZSH = """\
 #compdef leadctl
 # leadctl: completion for zsh. {made}
 
-_leadctl_channels() {{
+_leadctl_channel_names() {{
     compadd "$@" - {channels}
 }}
 
@@ -179,7 +179,7 @@ def _zsh_function(node: Node) -> str:
     specs = [spec for option in node.options for spec in _zsh_option(option)]
     name = _zsh_name(node)
     if not node.children:
-        argument = "'*:channel:_leadctl_channels'" if node.takes_channel else "'*: :'"
+        argument = "'*:channel:_leadctl_channel_names'" if node.takes_channel else "'*: :'"
         return f"{name}() {{\n    _arguments -s {_zsh_lines([*specs, argument])}\n}}\n"
     commands = "\n".join(f"        {_quoted(f'{c.path[-1]}:{c.help}')}" for c in node.children)
     cases = "\n".join(f"        {c.path[-1]}) {_zsh_name(c)} ;;" for c in node.children)
@@ -202,7 +202,7 @@ def _zsh_lines(specs: Sequence[str]) -> str:
 
 def _zsh_option(option: Option) -> Iterator[str]:
     actions = {
-        "channels": ":channel:_sequence _leadctl_channels",
+        "channels": ":channel:_sequence _leadctl_channel_names",
         "file": ":file:_files",
         "format": f":format:({' '.join(_FORMATS)})",
         "value": ":value: ",

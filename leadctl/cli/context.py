@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leadctl.domain.errors import ConfigError, LeadctlError
 from leadctl.domain.masking import Secrets
+from leadctl.domain.model import LeadId
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -248,7 +249,7 @@ class Context:
         self.answered = True
         self.out.write(self.dumps(document, indent=2 if self.out.is_terminal else None) + "\n")
 
-    def dumps(self, document: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> str:
+    def dumps(self, document: Mapping[str, Any] | Sequence[Any] | LeadId, indent: int | None = None) -> str:
         separators = (",", ":") if indent is None else None
         return json.dumps(
             document, ensure_ascii=not self.out.is_unicode, indent=indent, separators=separators, default=str

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from leadctl.cli.selection import lead_selection, selectors
 from leadctl.domain.errors import ConfigError
 
 if TYPE_CHECKING:
+    from leadctl.domain.model import LeadPlan
     from leadctl.services.bootstrap import App
     from leadctl.services.planning import Planning
     from leadctl.services.requests import LeadSelection, Selectors
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 #: So many leads are shown with a row per delivery; more get a line each.
 DETAILED = 10
 _IN_MEMORY = 8 * 1024 * 1024
+_DISTINCT = 10_000
 
 
 def plan(
@@ -74,18 +76,51 @@ def show_plan(
 
 def _print_document(context: Context, planning: "Planning") -> None:
     """``leadctl.plan/1``. It reaches stdout only when it is whole: a failure on the way must not leave half of it."""
-    from leadctl.services.shapes import lead_plan_json, plan_totals_json
+    from leadctl.services.shapes import plan_totals_json
 
+    encode = encoder(context)
     with _spool() as spool:
         spool.write('{"schema":"leadctl.plan/1","leads":[')
         for number, lead_plan in enumerate(planning):
-            spool.write(f"{',' if number else ''}\n{context.dumps(lead_plan_json(lead_plan))}")
+            spool.write(f"{',' if number else ''}\n{encode(lead_plan)}")
         totals = context.dumps(plan_totals_json(planning.totals))
         errors = context.dumps(planning.errors())
         spool.write(f'],\n"totals":{totals},\n"errors":{errors}}}\n')
         spool.seek(0)
         context.answered = True
         shutil.copyfileobj(spool, context.out)
+
+
+def encoder(context: Context) -> "Callable[[LeadPlan], str]":
+    """Makes the JSON of a lead. What leads of one entity and project share is encoded once: a million leads have
+    few distinct plans."""
+    from leadctl.services.shapes import lead_plan_json
+
+    known: dict[Hashable, str] = {}
+
+    def encode(plan: "LeadPlan") -> str:
+        lead_id = context.dumps(plan.lead_id)
+        if plan.already_delivered:  # has the dates and ids of this lead
+            return context.dumps(lead_plan_json(plan))
+        key = _shape(plan)
+        if key not in known:
+            if len(known) >= _DISTINCT:
+                known.clear()
+            known[key] = context.dumps(lead_plan_json(plan)).removeprefix(f'{{"lead_id":{lead_id}')
+        return f'{{"lead_id":{lead_id}{known[key]}'
+
+    return encode
+
+
+def _shape(plan: "LeadPlan") -> Hashable:
+    """All that a lead's JSON says beside its id."""
+    return (
+        plan.external_entity_id,
+        plan.external_project_id,
+        tuple((d.account.credential_id, d.state, d.via) for d in plan.deliveries),
+        tuple((s.account.credential_id, s.reason, s.detail, s.via) for s in plan.skipped),
+        plan.warnings,
+    )
 
 
 @contextmanager
@@ -96,10 +131,11 @@ def _spool() -> Iterator[IO[str]]:
 
 
 def _print_lines(context: Context, planning: "Planning") -> None:
-    from leadctl.services.shapes import lead_plan_json, plan_summary_line
+    from leadctl.services.shapes import plan_summary_line
 
+    encode = encoder(context)
     for lead_plan in planning:
-        context.line(context.dumps(lead_plan_json(lead_plan)))
+        context.line(encode(lead_plan))
     context.line(context.dumps(plan_summary_line(planning.totals, planning.errors())))
 
 

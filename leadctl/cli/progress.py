@@ -184,7 +184,7 @@ class Bars:
         self._tally.take(event)
         if isinstance(event, Finished):
             self._update(event.channel)
-        elif isinstance(event, RunEvent):
+        elif isinstance(event, RunEvent) and event.name in {"run_started", "waiting"}:
             self._begin()
             self._update_all()
 
@@ -201,7 +201,8 @@ class Bars:
         self._progress.start()
 
     def stop(self) -> None:
-        self._progress.stop()
+        if self._begun:
+            self._progress.stop()
         self._context.above = None
 
     def _update_all(self) -> None:

@@ -328,6 +328,8 @@ class Engine:
         except DeliveryError as error:
             await self._settler.look_refused(batch, jobs, error, started)
             return
+        if whole is None and all(isinstance(finding, CannotTell) for finding in findings.values()):
+            whole = Transient("the vendor cannot be asked")  # a channel may answer so for an outage
         self._note_health(lane, jobs, whole)
         await self._settler.found(batch, jobs, findings, started, self._clock.monotonic() - began)
 

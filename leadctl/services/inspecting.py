@@ -244,7 +244,7 @@ def _attempt(row: AttemptRow) -> dict[str, Any]:
     return {
         "run_id": row.run_id,
         "credential_id": attempt.credential_id,
-        "step": attempt.step,
+        "step": attempt.step or None,
         "trigger": attempt.trigger,
         "started_at": timestamp(attempt.started_at),
         "ended_at": timestamp(attempt.ended_at) if attempt.ended_at else None,

@@ -246,6 +246,8 @@ class _Run:
         self._stop = stop
         self._results = results
         self._expected = 0
+        #: Leads without anything to send to, by the warning's name.
+        self._without: dict[str, int] = {}
         self._observers = [observer, *([results] if results else [])]
         app.notify = self._observe
 
@@ -302,6 +304,7 @@ class _Run:
             items = [item for plan in plans for item in self._items(planning, plan, places[plan.lead_id])]
             ledger.add_items(run_id, [item for item in items if (item.lead_id, item.credential_id) not in kept])
             seq += len(rows)
+        self._say_without()
         ledger.set_counts(run_id, seq, planning.totals.filtered_count)
         self._expected = sum(ledger.outcome_counts(run_id).values())
         self._check_plan(planning.totals)
@@ -367,7 +370,19 @@ class _Run:
         self._observe(RunEvent("integrations_resolved", level, fields))
         for warning in plan.warnings:
             name = "no_supported_integrations" if plan.skipped else "no_credentials"
-            self._observe(RunEvent(name, "warning", {**lead, "message": warning}))
+            if self._request.command == "resend":
+                self._observe(RunEvent(name, "warning", {**lead, "message": warning}))
+            else:
+                self._observe(RunEvent(name, "debug", {**lead, "message": warning}))
+                self._without[name] = self._without.get(name, 0) + 1
+
+    def _say_without(self) -> None:
+        """In bulk, one warning a kind: leads by the hundred may have no integrations."""
+        for name, count in self._without.items():
+            what = name.replace("_", " ")
+            message = f"{count} lead(s) with {what}: nothing is sent for them"
+            self._observe(RunEvent(name, "warning", {"leads": count, "message": message}))
+        self._without = {}
 
     def _carry(self, planning: Planning) -> dict[str, Any]:
         ledger, run_id, totals = self._app.ledger, self._run.id, planning.totals

@@ -81,14 +81,15 @@ def _credentials(credentials: Working) -> tuple[list[Row], list[int]]:
     ]
     working = [row["id"] for row in rows]
     first = rows[0] if rows else _credential(0, "webhooks", "", {"url": "https://crm.example/hook"}, {})
-    odd = (
+    odd = [
         {**first, "name": "Отключён / disabled", "enabled": False},
         {**first, "name": "Broken JSON", "data": '{"url": "https://crm.example/'},
         {**first, "name": "Keys missing", "data": "{}"},
         {**first, "name": "A type that nobody knows", "type": first["type"].title()},
         _credential(0, "getresponse", "Of a later release", {"api_key": "k", "campaign_id": "V"}, {}),
-        {**first, "name": "Leads where another leads already"},
-    )
+    ]
+    if rows:
+        odd.append({**first, "name": "Leads where another leads already"})
     start = len(rows) + 1
     return rows + [{**row, "id": start + place} for place, row in enumerate(odd)], working
 

@@ -24,6 +24,7 @@ def init(path: Path, database_url: str | None) -> dict[str, Any]:
     if path.exists() or path.is_symlink():
         raise _exists(path)
     url = database_url or _default_url(path)
+    _make_directory(path)
     created = _create_database(url)
     _write_new(path, render_config(url))
     config = shlex.quote(str(path))
@@ -60,9 +61,15 @@ def _create_database(url: str) -> bool:
     return True
 
 
-def _write_new(path: Path, text: str) -> None:
+def _make_directory(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
         # Nobody else may read it from its first moment on, and an existing file is never opened.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -70,8 +77,12 @@ def _write_new(path: Path, text: str) -> None:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="choose another --path") from None
+        raise _cannot_write(path, error) from None
 
 
 def _exists(path: Path) -> ConfigError:
     return ConfigError(f"{path} exists already and is left as it is", hint="edit it, or choose another --path")
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be written: {error.strerror}", hint="choose another --path")

@@ -197,14 +197,14 @@ def run_status(exit_code: int, *, planned: int, unprocessed: int) -> RunStatus:
     """``status`` of a run that has ended. ``planned``: deliveries that it set out to send."""
     if unprocessed or exit_code == verdicts.GO_ON or exit_code > verdicts.SIGNALS:
         return RunStatus.STOPPED
-    if not planned:
-        return RunStatus.NOTHING
-    return RunStatus.OK if exit_code == verdicts.OK else RunStatus.PARTIAL
+    if exit_code != verdicts.OK:
+        return RunStatus.PARTIAL
+    return RunStatus.OK if planned else RunStatus.NOTHING
 
 
-def check_sums(run_id: str, totals: PlanTotals, outcomes: Mapping[tuple[str, Outcome], int]) -> None:
-    """At the end of a run every delivery of its plan has exactly one outcome. Raises LeadctlError (exit 70)."""
-    expected = totals.deliveries + totals.already_delivered + totals.skipped
+def check_sums(run_id: str, expected: int, outcomes: Mapping[tuple[str, Outcome], int]) -> None:
+    """At the end of a run each of the ``expected`` deliveries, already delivered and skipped ones included, has
+    exactly one outcome. Raises LeadctlError (exit 70)."""
     counted = sum(outcomes.values())
     pending = sum(n for (_, outcome), n in outcomes.items() if outcome == Outcome.PENDING)
     if counted != expected or pending:

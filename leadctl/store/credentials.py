@@ -4,12 +4,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, column, literal, table, types, update
+from sqlalchemy import ColumnElement, Connection, Update, column, literal, table, types, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.sql.expression import TableClause
 
 from leadctl.domain.clock import SystemClock
 from leadctl.domain.model import Account, CredentialId, ExternalId, sort_key
@@ -200,11 +198,10 @@ class CredentialRows:
 
     def _try_to_write(self, credential_id: CredentialId) -> bool:
         try:
-            self._read(credential_id)
+            # Not its own value: SQLite would see that nothing changes, and not ask for the right to make a journal.
+            changed = {**self._read(credential_id), "leadctl": "never committed"}
             with self._db.writing.connect() as connection:
-                # Its own value: the right is needed and a journal is opened, but nothing changes.
-                attempt = update(self._writable_table).where(self._is(credential_id))
-                found = connection.execute(attempt.values(data=self._writable_table.c.data)).rowcount
+                found = connection.execute(self._write(credential_id, changed)).rowcount
                 connection.rollback()
         except (LookupError, SQLAlchemyError):
             return False
@@ -215,8 +212,7 @@ class CredentialRows:
             data = self._locked(connection, credential_id)
             if data is None or any(key not in data or data[key] != value for key, value in old.items()):
                 return False
-            written = update(self._writable_table).where(self._is(credential_id))
-            connection.execute(written.values(data=self._encoded({**data, **new})))
+            connection.execute(self._write(credential_id, {**data, **new}))
             return True
 
     def _locked(self, connection: Connection, credential_id: CredentialId) -> dict[str, Any] | None:
@@ -229,23 +225,22 @@ class CredentialRows:
         except LookupError:
             return None
 
-    def _encoded(self, data: dict[str, Any]) -> Any:
-        json_column = isinstance(self._db.credentials.types["data"], types.JSON)
-        return data if json_column else json.dumps(data, ensure_ascii=False)
+    def _write(self, credential_id: CredentialId, data: dict[str, Any]) -> Update:
+        kind = self._db.credentials.types["data"]
+        # Typed as it is: a driver must know that it writes JSON.
+        credentials = table("credentials", column("id"), column("data", kind))
+        value = data if isinstance(kind, types.JSON) else json.dumps(data)
+        return update(credentials).where(self._is(credential_id, credentials.c.id)).values(data=value)
 
-    @cached_property
-    def _writable_table(self) -> TableClause:
-        """The table with ``data`` typed as it is: a driver must know that it writes JSON."""
-        credentials = self._db.credentials
-        return table("credentials", column("id"), column("data", credentials.types["data"]))
-
-    def _is(self, credential_id: CredentialId) -> Any:
+    def _is(self, credential_id: CredentialId, identity: ColumnElement[Any] | None = None) -> Any:
+        """The condition for that row, on another table's ``id`` where one is given; None: there is no such row."""
         if str(credential_id).startswith(_FILE):
             return None
         credentials = self._db.credentials
         id_type = credentials.id_type("id")
         value = id_type.value(credential_id)
-        return None if value is None else credentials["id"] == literal(value, id_type.bind)
+        column = credentials["id"] if identity is None else identity
+        return None if value is None else column == literal(value, id_type.bind)
 
 
 def _release(taken: asyncio.Future[Lease | None]) -> None:

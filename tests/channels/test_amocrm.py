@@ -213,6 +213,19 @@ def test_the_error_table(status: int, body: object, expected: type[DeliveryError
     assert LEGACY.get(vendor_code or "", "") in error.message
 
 
+@pytest.mark.parametrize(("code", "refreshes"), [("112", 0), ("999", 1)])
+def test_a_disabled_user_is_no_reason_to_refresh(code: str, refreshes: int) -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(401, json={"response": {"error_code": code}})
+
+    with pytest.raises(Unusable):
+        send(amo(handler, data=TestContract.data), batch_of(1))
+    assert asked.count("/oauth2/access_token") == refreshes
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "expected"),
     [

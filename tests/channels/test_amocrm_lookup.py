@@ -111,6 +111,25 @@ def test_pages_are_walked_to_the_floor_and_not_further() -> None:
     assert clock.sleeps == [LOOK_PAUSE] * 2
 
 
+def test_a_full_page_without_a_link_is_not_the_end() -> None:
+    pages = Pages([(number, "x") for number in range(1, 501)])
+
+    def unlinked(request: httpx.Request) -> httpx.Response:
+        answer = pages(request)
+        return httpx.Response(200, json={**answer.json(), "_links": {}}) if answer.status_code == 200 else answer
+
+    assert find(amo(unlinked), doubt(1, None)) == [Absent()]
+    assert len(pages.urls) == 3
+
+
+def test_a_look_up_raises_the_floor_of_later_sends() -> None:
+    pages = Pages([(5, "x"), (9, "x")])
+    channel = amo(pages)
+    find(channel, doubt(1, 3))
+    assert asyncio.run(channel.prepare(channel.steps[0])) == {"max_lead_id": "9"}
+    assert len(pages.urls) == 1
+
+
 def test_without_a_floor_only_the_newest_are_walked() -> None:
     pages = Pages([(number, "x") for number in range(1, 5001)])
     assert isinstance(find(amo(pages), doubt(1, None))[0], CannotTell)

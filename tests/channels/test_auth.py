@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -69,12 +69,14 @@ class World:
         self.log: list[str] | None = None
         self.events: list[Event] = []
         self.clock = FakeClock()
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def exchange(self, request: HttpRequest, timeout: float | None) -> Answer:  # noqa: ASYNC109
         await asyncio.sleep(0)
         if request.url == TOKEN_URL:
             self.asked.append(json.loads(request.content))
             scripted = self.refreshes.popleft()
+            self.meanwhile()
             if isinstance(scripted, DeliveryError):
                 raise scripted
             return scripted
@@ -215,6 +217,15 @@ def test_two_lost_answers_leave_the_row_and_say_that_nothing_was_sent(lost: Answ
     assert credentials.rows == rows()
 
 
+def test_a_token_that_still_lives_is_used_while_it_cannot_be_refreshed() -> None:
+    world = World(answer(503), answer(503), valid=("access-1",))
+    assert send(world, LockedCredentials(rows()), Tokens("access-1", "refresh-1", seconds(30))).status == 200
+    world = World(answer(503), answer(503), valid=("access-1",))
+    with pytest.raises(Transient):
+        send(world, LockedCredentials(rows()), Tokens("access-1", "refresh-1", seconds(-1)))
+    assert world.used == []
+
+
 @pytest.mark.parametrize(
     ("refused", "expected"),
     [
@@ -267,9 +278,25 @@ def test_a_row_that_the_application_wrote_meanwhile_wins() -> None:
     assert world.used == ["access-1", "access-9"]
 
 
+def test_a_row_that_was_written_during_the_refresh_is_not_overwritten() -> None:
+    world, credentials = World(pair(2), valid=("access-9",)), LockedCredentials(rows())
+    world.meanwhile = lambda: credentials.rows[7].update(access_token="access-9", refresh_token="refresh-9")
+    assert send(world, credentials).status == 200
+    assert credentials.rows[7]["refresh_token"] == "refresh-9"
+    assert world.used == ["access-1", "access-9"]
+
+
 def test_a_row_that_lost_its_tokens_meanwhile_sends_nothing() -> None:
     world, credentials = World(pair(2)), LockedCredentials(rows())
     credentials.steal = {"access_token": None}
+    with pytest.raises(Transient, match="nothing was sent"):
+        send(world, credentials)
+    assert world.used == ["access-1"]
+
+
+def test_a_row_that_was_deleted_during_the_refresh_sends_nothing() -> None:
+    world, credentials = World(pair(2)), LockedCredentials(rows())
+    world.meanwhile = credentials.rows.clear
     with pytest.raises(Transient, match="nothing was sent"):
         send(world, credentials)
     assert world.used == ["access-1"]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from leadctl.cli.app import main
 from leadctl.cli.context import Context, Output
@@ -19,7 +19,11 @@ class Stream(io.StringIO):
     def __init__(self, text: str = "", *, terminal: bool = False) -> None:
         super().__init__(text)
         self._terminal = terminal
-        self.buffer = io.BytesIO(text.encode())
+        self._bytes = io.BytesIO(text.encode())
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._bytes
 
     def isatty(self) -> bool:
         return self._terminal

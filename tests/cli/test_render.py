@@ -61,7 +61,7 @@ def test_in_a_pipe_it_is_plain_text_and_nothing_is_wrapped(name: str) -> None:
     assert "\r" not in text
     assert "\u202e" not in text
     assert not any(line != line.rstrip() for line in text.splitlines())
-    if name not in {"channels"}:
+    if name != "channels":
         assert "[red]Anna[/red] [31mred [0m new line [link=x]" in text
 
 
@@ -114,7 +114,7 @@ def test_the_end_of_a_run_says_what_to_do() -> None:
         ["amocrm", "4", "0", "2"],
         ["email", "5", "1", "0"],
     ]
-    assert "error: lead 99: lead_not_found" in text
+    assert "not found: 99" in text
     assert "2 × credential_refused [401], first lead 42" in text
     assert "  what to do: correct the credential, then: leadctl runs resume 01JB2T9" in text
     assert "stopped: 12 leads; 9 delivered, 1 rejected, 2 unprocessed (run 01JB2T9, 1.2 s)" in text
@@ -122,13 +122,25 @@ def test_the_end_of_a_run_says_what_to_do() -> None:
 
 
 def test_a_run_with_nothing_to_do_says_so() -> None:
-    nothing = run_document(status="nothing", outcomes={}, by_channel={}, errors=[], next_command=None, total_count=1)
+    nothing = run_document(status="nothing", outcomes={}, by_channel={}, errors=[], next_command=None, exit_code=0)
     made = world()
     render.show_run(made.context, nothing, [])
-    assert made.out == "nothing: 1 lead; nothing to do (run 01JB2T9, 1.2 s)\n"
+    assert made.out == "nothing: 12 leads; nothing to do (run 01JB2T9, 1.2 s)\n"
 
 
 def test_a_lead_without_a_history() -> None:
     made = world()
     render.show_history(made.context, {"lead_id": "x", "deliveries": []})
     assert "never sent by leadctl" in made.out
+
+
+def test_what_differs_in_the_vendors_words_only_is_one_group() -> None:
+    made = world()
+    render.show_groups(made.context, [group(count=50), group(count=11, vendor_code=None), group(code="vendor_down")])
+    assert [line.split(" × ")[0].split()[-1] for line in made.out.splitlines() if " × " in line] == ["61", "2"]
+
+
+def test_exit_4_without_a_failure_is_explained() -> None:
+    made = world()
+    render.show_run(made.context, run_document(errors=[]), [])
+    assert "a linked credential is invalid" in made.out

@@ -19,7 +19,9 @@ class Switch:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_drains_and_the_second_leaves(number: signal.Signals) -> None:
     before = [signal.getsignal(one) for one in SIGNALS]
-    switch, restored, left = Switch(), [], []
+    switch = Switch()
+    restored: list[bool] = []
+    left: list[int] = []
     with draining(switch, lambda: restored.append(True), left.append):
         os.kill(os.getpid(), number)
         assert (switch.requests, restored, left) == ([number], [], [])

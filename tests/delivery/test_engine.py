@@ -252,6 +252,18 @@ def test_an_outage_opens_the_breaker_and_costs_those_behind_nothing(error: Any) 
     assert any(at >= 5 + 10 + 20 for at, _, _ in w.channel.sent[3:4]), "nothing is sent until the check passes"
 
 
+def test_look_ups_that_cannot_tell_do_not_close_the_breaker() -> None:
+    w = World(Scripted((LOOKUP,)), policy=Policy(timeout=10_000))
+    w.channel.batch_size = lambda step: 1  # type: ignore[method-assign]
+    w.channel.whole = [Ambiguous("html", http_status=502)] * 1000
+    w.channel.findings = {i: [CannotTell("html")] * 1000 for i in range(10)}
+    w.channel.checks = [Transient("down")] * 1000
+    report = run_virtual(w.run(*range(10)))
+    assert report.parked[7].code is ErrorCode.VENDOR_DOWN
+    assert len(w.channel.sent) == 3
+    assert {item.outcome for item in w.ledger.items.values()} == {Outcome.UNKNOWN}
+
+
 def test_an_outage_longer_than_patience_leaves_the_rest_unprocessed() -> None:
     w = world(IDEMPOTENT)
     w.channel.whole = [Transient("refused")] * 100

@@ -56,7 +56,9 @@ def opened(path: Path, **database: Any) -> Iterator[Database]:
 
 
 @contextmanager
-def opened_ledger(path: Path, *, create: bool = True, ledger: str | None = None, **database: Any) -> Iterator[LedgerStore]:
+def opened_ledger(
+    path: Path, *, create: bool = True, ledger: str | None = None, **database: Any
+) -> Iterator[LedgerStore]:
     """The ledger of the leads in that file."""
     settings = settings_for(path, ledger, **database)
     with opened(path, **database) as db:

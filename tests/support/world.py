@@ -1,14 +1,18 @@
 """A database made by hand (CONTRACT §7, and nothing else of ours), a config, a sandbox, and leadctl as a process."""
 
+import itertools
 import json
 import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pexpect
 
 from leadctl.sandbox.server import Sandbox
 from tests.support.schemas import validate
@@ -24,6 +28,10 @@ CREATE TABLE project_credentials (id INTEGER PRIMARY KEY, external_project_id IN
 """
 CHANNELS = ("amocrm", "bitrix24", "email", "telegram", "webhooks")
 TIMEOUT = 120
+#: Lead ids that no other world of this process has: one sandbox may serve many tests, and its judge counts by lead.
+_lead_ids = itertools.count(1001)
+#: Run after a ``patch``: the command as it is started otherwise.
+_MAIN = "\nimport sys\nfrom leadctl.__main__ import main\nsys.exit(main())\n"
 
 
 @dataclass
@@ -40,6 +48,20 @@ class Finished:
         document = json.loads(self.out)
         validate(document)
         return document
+
+    @property
+    def outcomes(self) -> dict[int | str, str]:
+        """credential → outcome, of the run's document, for one lead."""
+        return {delivery["credential_id"]: delivery["outcome"] for delivery in self.json["deliveries"]}
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """stderr, which must be JSON lines only."""
+        return [json.loads(line) for line in self.err.splitlines()]
+
+    def record(self, event: str) -> dict[str, Any]:
+        """The first log record of that name."""
+        return next(record for record in self.records if record["event"] == event)
 
 
 @dataclass
@@ -77,6 +99,12 @@ class World:
         path.write_text(text + more)
         path.chmod(0o600)
 
+    def path(self, name: str, text: str | bytes) -> Path:
+        """A file beside the database."""
+        path = self.folder / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
     def execute(self, sql: str, *values: Any) -> None:
         connection = self.database()
         connection.execute(sql, values)
@@ -100,6 +128,16 @@ class World:
         connection.executemany(sql, [tuple(row.values()) for row in rows])
         connection.execute("COMMIT")
         connection.close()
+
+    def new_leads(self, count: int = 1, **columns: Any) -> list[int]:
+        """Leads whose ids are in no other world of this process."""
+        ids = [next(_lead_ids) for _ in range(count)]
+        self.add_leads(ids, **columns)
+        return ids
+
+    def set_data(self, number: int, data: Mapping[str, Any]) -> None:
+        """Correct a credential."""
+        self.execute("UPDATE credentials SET data = ? WHERE id = ?", json.dumps(data), number)
 
     def add_credential(
         self,
@@ -143,9 +181,15 @@ class World:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADCTL_")}
         return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", **self.env, **more}
 
-    def run(self, *arguments: str | int, stdin: str | None = None, **env: str) -> Finished:
+    def run(
+        self, *arguments: str | int, stdin: str | None = None, patch: str | None = None, **env: str
+    ) -> Finished:
+        """Run leadctl to its end. ``patch``: Python that is run in its process first, to break something."""
+        command = self.command(*arguments)
+        if patch is not None:
+            command[1:3] = ["-c", patch + _MAIN]
         done = subprocess.run(
-            self.command(*arguments),
+            command,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -167,9 +211,35 @@ class World:
             cwd=self.folder,
         )
 
+    def finish(self, process: "subprocess.Popen[str]") -> Finished:
+        """Wait for what :meth:`start` has started."""
+        out, err = process.communicate(timeout=TIMEOUT)
+        return Finished(process.returncode, out, err)
+
+    def terminal(self, *arguments: str | int, **env: str) -> "pexpect.spawn[str]":
+        """leadctl on a terminal."""
+        program, *rest = self.command(*arguments)
+        return pexpect.spawn(
+            program,
+            rest,
+            timeout=TIMEOUT,
+            encoding="utf-8",
+            cwd=self.folder,
+            env=self.environment(TERM="xterm", **env),
+            dimensions=(40, 100),
+        )
+
     def ledger_rows(self, sql: str) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(f"file:{self.ledger_path}?mode=ro", uri=True)
         try:
             return connection.execute(sql).fetchall()
         finally:
             connection.close()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Until it holds; an AssertionError if it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -29,6 +30,7 @@ from leadctl.domain.errors import ConfigError, LeadctlError
 #: Typer carries its own Click; its base of usage errors is reached through what Typer exports.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
+HELP_OPTIONS = ["-h", "--help"]
 _HELP = """Send leads to the integrations that they have not reached: exactly what is missing, only there, once.
 
 \b
@@ -80,6 +82,9 @@ def main(argv: Sequence[str], context: Context | None = None) -> int:
 
 def _guarded(context: Context, argv: Sequence[str]) -> int:
     try:
+        if argv and argv[-1] in HELP_OPTIONS and (text := help_text(argv[:-1])) is not None:
+            context.out.write(text)
+            return 0
         result = typer.main.get_command(build()).main(
             args=list(argv), prog_name="leadctl", standalone_mode=False, obj=context
         )
@@ -92,6 +97,23 @@ def _guarded(context: Context, argv: Sequence[str]) -> int:
         return int(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the data
         return _bug(context, error)
+
+
+def help_text(path: Sequence[str], width: int | None = None) -> str | None:
+    """The help of the command with these words; None if there is none.
+
+    Typer would parse the words before, and import pydantic for that.
+    """
+    command: Any = typer.main.get_command(build())
+    context = None
+    for word in ("leadctl", *path):
+        if context is not None:
+            command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            return None
+        settings = {**command.context_settings, **({"terminal_width": width} if width else {})}
+        context = command.context_class(command, info_name=word, parent=context, **settings)
+    return f"{command.get_help(context)}\n"
 
 
 def _usage_error(error: Exception) -> ConfigError:
@@ -122,7 +144,7 @@ def _group(callback: Command, help_text: str | None = None, **how: bool) -> type
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP_OPTIONS},
         **how,  # type: ignore[arg-type]  # booleans of Typer by name
     )
     app.callback(help=help_text or inspect.getdoc(callback))(exposed(callback, hide_globals=help_text is None))

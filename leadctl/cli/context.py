@@ -305,6 +305,7 @@ class Context:
 
     def fail(self, error: LeadctlError) -> int:
         """Say what is wrong, as JSON on stdout too where that was asked for. Returns the exit code."""
+        self._drop_bad_options()
         self._tell("error", self.secrets.hide(error.message), self.secrets.hide(error.hint), code=error.code)
         if (self.json_output or self.jsonl_output) and not self.answered:
             document = {key: self.secrets.hide(value) if isinstance(value, str) else value
@@ -313,6 +314,16 @@ class Context:
             self.out.write(self.dumps(document, indent=indent) + "\n")
             self.answered = True
         return int(error.exit_code)
+
+    def _drop_bad_options(self) -> None:
+        """Where the options of the log are what is wrong, that is said without them."""
+        if not (self._json_logs() or self.typed.log_file or self.environ.get("LEADCTL_LOG_FILE")):
+            return
+        try:
+            _ = self.logs
+        except ConfigError:
+            self.typed = GlobalValues(log_format="json" if self._json_logs() else None)
+            self.environ = {name: value for name, value in self.environ.items() if not name.startswith("LEADCTL_")}
 
     def _tell(self, level: str, text: str, hint: str = "", **fields: Any) -> None:
         if self._json_logs():

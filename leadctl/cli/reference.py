@@ -7,11 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from leadctl.cli.app import build
+from leadctl.cli.app import build, help_text
 from leadctl.cli.completion import Node, bash, fish, tree, zsh
 from leadctl.cli.exit_codes import ExitCode
 from leadctl.cli.render import keys
@@ -62,18 +61,11 @@ def sections(commands: Node) -> dict[str, Callable[[], str]]:
 
 
 def _help_section(commands: Node) -> str:
-    return "\n\n".join(f"```\n$ leadctl {node.name} --help\n{help_text(node.path)}\n```" for node in commands.walk()
-                       ).replace("leadctl  --help", "leadctl --help")  # fmt: skip
-
-
-def help_text(path: Sequence[str]) -> str:
-    """What ``leadctl … --help`` prints, 80 columns wide."""
-    command: Any = typer.main.get_command(build())
-    context = command.make_context("leadctl", [], resilient_parsing=True, terminal_width=80)
-    for word in path:
-        command = command.commands[word]
-        context = command.make_context(word, [], parent=context, resilient_parsing=True, terminal_width=80)
-    return str(context.get_help()).rstrip()
+    parts = []
+    for node in commands.walk():
+        typed = " ".join(["leadctl", *node.path, "--help"])
+        parts.append(f"```\n$ {typed}\n{help_text(node.path, width=80)}```")
+    return "\n\n".join(parts)
 
 
 def _exit_code_section() -> str:

@@ -23,10 +23,13 @@ class Breaker:
     probe_at: float = 0.0
     probes: int = 0
 
-    def failed(self, now: float) -> bool:
-        """A request failed by refusal, DNS, time-out or 5xx. True if this opens the breaker."""
+    def failed(self, now: float, deliveries: int) -> bool:
+        """A request failed by refusal, DNS, time-out or 5xx. True if this opens the breaker.
+
+        ``deliveries``: how many different ones the failed requests in a row carried; one lead alone tries on.
+        """
         self.failures += 1
-        if self.state is BreakerState.CLOSED and self.failures < self.threshold:
+        if self.state is BreakerState.CLOSED and min(self.failures, deliveries) < self.threshold:
             return False
         newly = self.state is BreakerState.CLOSED
         if newly:

@@ -356,17 +356,14 @@ class Engine:
         return granted
 
     def _note_health(self, lane: Lane, jobs: Sequence[Job], error: DeliveryError | None) -> None:
-        """Tell the breaker: refused, DNS, time-out and 5xx count, if the request carried a new delivery."""
+        """Tell the breaker: refused, DNS, time-out and 5xx count."""
         down = isinstance(error, (Transient, Ambiguous)) and (error.http_status is None or error.http_status >= 500)
         if not down:
             lane.breaker.succeeded()
             lane.failed_keys.clear()
             return
-        keys = {job.key for job in jobs}
-        if keys <= lane.failed_keys and lane.breaker.state is BreakerState.CLOSED:
-            return
-        lane.failed_keys |= keys
-        if lane.breaker.failed(self._clock.monotonic()):
+        lane.failed_keys |= {job.key for job in jobs}
+        if lane.breaker.failed(self._clock.monotonic(), len(lane.failed_keys)):
             queue = lane.queues[0]
             fields = {"channel": queue.route.name, "credential_id": queue.route.account.credential_id,
                       "seconds": round(lane.breaker.probe_at - self._clock.monotonic(), 1),

@@ -32,13 +32,18 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_has_a_help_with_an_example(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    code, _ = run([*path, "--help"])
-    text = capsys.readouterr().out
+def test_every_command_has_a_help_with_an_example(path: tuple[str, ...]) -> None:
+    code, made = run([*path, "--help"])
+    text = made.out
     assert code == 0
     assert "Example:" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
+
+
+def test_help_after_options_is_help_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _ = run(["-q", "plan", "1", "--help"])
+    assert (code, "Usage: leadctl plan" in capsys.readouterr().out) == (0, True)
 
 
 def test_help_and_version_import_nothing_heavy() -> None:

@@ -166,11 +166,11 @@ def test_2_for_a_config_names_file_key_and_what_is_right(tmp_path: Path, text: s
 
 
 def test_2_for_a_scale_above_1_outside_allow_private(world: World) -> None:
-    world.add_credential(11, "webhooks", {"url": "https://198.51.100.7/x"})
+    world.add_credential(11, "webhooks", {"url": "https://1.1.1.1/x"})
     world.add_leads([1])
     error = error_of(world.run("resend", 1, "--json"), 2)
     assert "scale" in error["message"]
-    assert "198.51.100.7" in error["message"]
+    assert "1.1.1.1" in error["message"]
 
 
 def test_2_for_a_database_that_is_not_there_or_has_no_tables(world: World) -> None:

@@ -1,12 +1,12 @@
 """Opening the database: what is missing is said, and nothing is created or changed."""
 
+import importlib
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pymysql
 import pytest
 from sqlalchemy import create_engine, text, types
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -17,6 +17,8 @@ from leadctl.store.database import Database, IdType
 from leadctl.store.engines import describe, explain, explained, is_busy, is_race, parse_url, sqlite_engine
 from leadctl.store.leads import LeadFilter, heads_by_ids, iter_heads, load_leads
 from tests.store.helpers import execute, opened, sample
+
+mysql_errors: Any = importlib.import_module("pymysql.err")  # it has no types
 
 
 def refused(url: str) -> ConfigError:
@@ -99,9 +101,13 @@ def test_the_journal_mode_is_kept(leads: Path, mode: str) -> None:
 
 
 def test_reading_cannot_write(leads: Path) -> None:
-    with opened(leads) as db, pytest.raises(DatabaseUnreachable, match="cannot be opened or written"):
-        with explained(db.location), db.engine.connect() as connection:
-            connection.execute(text("INSERT INTO leads (id) VALUES (1)"))
+    with (
+        opened(leads) as db,
+        pytest.raises(DatabaseUnreachable, match="cannot be opened or written"),
+        explained(db.location),
+        db.engine.connect() as connection,
+    ):
+        connection.execute(text("INSERT INTO leads (id) VALUES (1)"))
 
 
 def test_a_file_with_an_odd_name(tmp_path: Path) -> None:
@@ -150,9 +156,9 @@ class _Login:
         (_Refusal("FATAL: authentication failed", sqlstate=None, pgconn=_Login()), ConfigError),
         (_Refusal("no right", sqlstate="42501"), ConfigError),
         (_Refusal("connection refused", sqlstate=None, pgconn=None), DatabaseUnreachable),
-        (pymysql.err.OperationalError(1045, "Access denied for user 'anna'"), ConfigError),
-        (pymysql.err.OperationalError(1049, "Unknown database 'crm'"), ConfigError),
-        (pymysql.err.OperationalError(2003, "Can't connect"), DatabaseUnreachable),
+        (mysql_errors.OperationalError(1045, "Access denied for user 'anna'"), ConfigError),
+        (mysql_errors.OperationalError(1049, "Unknown database 'crm'"), ConfigError),
+        (mysql_errors.OperationalError(2003, "Can't connect"), DatabaseUnreachable),
     ],
 )
 def test_a_refused_login_is_not_an_outage(orig: Exception, kind: type[LeadctlError]) -> None:
@@ -172,9 +178,9 @@ def test_messages_hold_neither_sql_nor_rows() -> None:
         (_Refusal("deadlock", sqlstate="40P01"), True, False),
         (_Refusal("exists", sqlstate="42P07"), False, True),
         (_Refusal("syntax", sqlstate="42601"), False, False),
-        (pymysql.err.OperationalError(1213, "Deadlock found"), True, False),
-        (pymysql.err.OperationalError(1050, "Table exists"), False, True),
-        (pymysql.err.ProgrammingError(1064, "syntax"), False, False),
+        (mysql_errors.OperationalError(1213, "Deadlock found"), True, False),
+        (mysql_errors.OperationalError(1050, "Table exists"), False, True),
+        (mysql_errors.ProgrammingError(1064, "syntax"), False, False),
     ],
 )
 def test_what_may_be_tried_again(orig: Exception, busy: bool, race: bool) -> None:
@@ -195,10 +201,12 @@ def test_a_locked_file_is_busy(leads: Path) -> None:
 
 def test_a_full_disk_is_said(leads: Path) -> None:
     engine = sqlite_engine(leads, "rw", immediate=True)
-    with pytest.raises(DatabaseUnreachable, match="disk of the ledger is full"), explained("the ledger"):  # noqa: SIM117
-        with engine.begin() as connection:
-            connection.execute(text("PRAGMA max_page_count=1"))
-            connection.execute(text("INSERT INTO leads (name) VALUES (:name)"), {"name": "x" * 100_000})
+    with engine.begin() as connection:
+        connection.execute(text("PRAGMA max_page_count=1"))
+        insert = text("INSERT INTO leads (name) VALUES (:name)")
+        with pytest.raises(DatabaseUnreachable, match="disk of the ledger is full"), explained("the ledger"):
+            connection.execute(insert, {"name": "x" * 100_000})
+        connection.rollback()
     engine.dispose()
 
 

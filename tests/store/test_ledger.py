@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -18,6 +19,7 @@ from leadctl.domain.model import CredentialId, LeadId, Target
 from leadctl.domain.outcomes import OPERATOR_MOVES, ErrorCode, Outcome, RunStatus, SettledBy, TargetState
 from leadctl.domain.ports import Granted, Record
 from leadctl.store.database import Database
+from leadctl.store.leads import Standing
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import ItemRow, RunRow
 from leadctl.store.settling import AdoptRow
@@ -267,13 +269,11 @@ def test_the_latest_unfinished_run_is_found(store: LedgerStore) -> None:
 # --- the deliveries of a run -----------------------------------------------------------------------------------
 
 
-def planned(
-    seq: int, credential_id: CredentialId = 7, outcome: Outcome = Outcome.PENDING, **changes: object
-) -> ItemRow:
+def planned(seq: int, credential_id: CredentialId = 7, outcome: Outcome = Outcome.PENDING, **changes: Any) -> ItemRow:
     return replace(
         ItemRow(seq, seq * 10, "amocrm", credential_id, "Main", DESTINATION, outcome=outcome, target="acme.amocrm.ru"),
         **changes,
-    )  # type: ignore[arg-type]  # the changes are fields
+    )
 
 
 def test_items_come_back_as_they_were_written(store: LedgerStore, run: RunRow) -> None:
@@ -311,7 +311,7 @@ def test_pending_items_by_credential(store: LedgerStore, run: RunRow) -> None:
 
 def test_leads_of_a_run_in_the_order_given(store: LedgerStore, run: RunRow) -> None:
     ids: list[LeadId] = [5, "a", 3, "007", 4]
-    standings = ("planned", "not_found", "planned", "filtered", "planned")
+    standings: tuple[Standing, ...] = ("planned", "not_found", "planned", "filtered", "planned")
     store.add_leads(run.id, [(seq, *pair) for seq, pair in enumerate(zip(ids, standings, strict=True))])
     assert list(store.run_lead_ids(run.id, 2)) == [[5, "a"], [3, "007"], [4]]
     assert list(store.run_lead_ids(run.id, standing="not_found")) == [["a"]]
@@ -425,11 +425,12 @@ def test_settling(leads: Path, state: TargetState, delivered: bool) -> None:
     with process(leads) as one:
         before = make_target(one, 1, state)
         one.leases.close()  # the process that sent it is gone
-        settle = (
-            lambda: one.store.settle(
+
+        def settle() -> Target:
+            return one.store.settle(
                 1, DESTINATION, 0, delivered=delivered, reason="looked", at=NOW, leases=one.leases
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+
         if state is wanted:
             assert settle() == before
             assert [row.attempt.trigger for row in one.store.attempts_for(1)] == ["first"]

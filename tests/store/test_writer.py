@@ -22,7 +22,7 @@ from leadctl.domain.masking import Secrets
 from leadctl.domain.model import Target
 from leadctl.domain.outcomes import ALLOWED_MOVES, Outcome, SettledBy, TargetState
 from leadctl.domain.ports import Claim, Granted, Intent, Record, Refusal
-from leadctl.store import base, writer
+from leadctl.store import base, settling, writer
 from leadctl.store.rows import ItemRow
 from tests.store.helpers import (
     DESTINATION,
@@ -412,7 +412,7 @@ def test_if_the_thread_dies_everybody_is_told(one: Process, monkeypatch: pytest.
         raise MemoryError
 
     async def main() -> None:
-        monkeypatch.setattr(writer.INSERT_TARGETS, "run", broken)
+        monkeypatch.setattr(settling.INSERT_TARGETS, "run", broken)
         calls = [one.writer.claim(RUN, [intent(lead_id)]) for lead_id in range(3)]
         async with asyncio.timeout(10):
             errors = await asyncio.gather(*calls, return_exceptions=True)

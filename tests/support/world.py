@@ -181,9 +181,7 @@ class World:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADCTL_")}
         return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", **self.env, **more}
 
-    def run(
-        self, *arguments: str | int, stdin: str | None = None, patch: str | None = None, **env: str
-    ) -> Finished:
+    def run(self, *arguments: str | int, stdin: str | None = None, patch: str | None = None, **env: str) -> Finished:
         """Run leadctl to its end. ``patch``: Python that is run in its process first, to break something."""
         command = self.command(*arguments)
         if patch is not None:

@@ -179,7 +179,7 @@ def _zsh_function(node: Node) -> str:
     specs = [spec for option in node.options for spec in _zsh_option(option)]
     name = _zsh_name(node)
     if not node.children:
-        argument = "'*:channel:_leadctl_channel_names'" if node.takes_channel else "'*: :'"
+        argument = "'1:channel:_leadctl_channel_names'" if node.takes_channel else "'*: :'"
         return f"{name}() {{\n    _arguments -s {_zsh_lines([*specs, argument])}\n}}\n"
     commands = "\n".join(f"        {_quoted(f'{c.path[-1]}:{c.help}')}" for c in node.children)
     cases = "\n".join(f"        {c.path[-1]}) {_zsh_name(c)} ;;" for c in node.children)

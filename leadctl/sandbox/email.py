@@ -22,6 +22,7 @@ half_batch         every second recipient is refused with 450 (scripted: 451 at 
 import asyncio
 import hmac
 import itertools
+import logging
 import re
 import ssl
 from collections import Counter
@@ -33,6 +34,9 @@ from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Se
 
 from leadctl.sandbox.judge import AFTER, Creation, Faults, Judge
 from leadctl.sandbox.vendor import HANG_SECONDS, Vendor
+
+# aiosmtpd warns at every log-in that it sets a deprecated attribute of its own.
+logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 LOGIN = "leads@example.org"
 PASSWORD = "sandbox-app-password"  # noqa: S105 a password of the emulated server

@@ -67,13 +67,13 @@ def load_accounts_file(path: Path) -> list[Account]:
                     f"{path}: {channel}: credential {number} is not a JSON object",
                     hint=f"see: leadctl channels schema {channel}",
                 )
-            credential_id = _file_credential_id(channel, data)
+            credential_id = _file_credential_id(data)
             accounts[credential_id] = Account(credential_id, channel, data=data)
     return list(accounts.values())
 
 
-def _file_credential_id(channel: str, data: Mapping[str, Any]) -> str:
-    canonical = json.dumps({channel: data}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+def _file_credential_id(data: Mapping[str, Any]) -> str:
+    canonical = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return f"file:{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 

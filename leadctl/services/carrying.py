@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from leadctl.delivery.engine import Engine, EngineReport
 from leadctl.delivery.limits import Limiter
 from leadctl.delivery.retries import Policy
-from leadctl.domain.errors import LeadctlError
 from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.domain.ports import Observer
 from leadctl.services.loops import in_own_loop
 from leadctl.services.planning import Planning
+from leadctl.services.shapes import check_sums
 from leadctl.services.stopping import StopSwitch
 from leadctl.services.verdicts import run_exit_code
 from leadctl.services.work import Workload
@@ -37,7 +37,7 @@ def carry(
     """
     report = _in_thread(app, planning, run_id, observer, stop, retry_unknown=retry_unknown, bulk=bulk)
     _close(app, run_id, report)
-    _check_sums(app, run_id, expected)
+    check_sums(run_id, expected, app.ledger.outcome_counts(run_id))
     return _exit_code(app, planning, run_id, report, stop)
 
 
@@ -95,17 +95,6 @@ def _close(app: "App", run_id: str, report: EngineReport) -> None:
     # A credential that vanished between plan and send (switched off, corrected into something invalid).
     message = "the credential was changed or switched off while the run was going on"
     app.ledger.close_unsent(run_id, message, code=ErrorCode.CREDENTIAL_REFUSED)
-
-
-def _check_sums(app: "App", run_id: str, expected: int) -> None:
-    counts = app.ledger.outcome_counts(run_id)
-    pending = sum(n for (_, outcome), n in counts.items() if outcome is Outcome.PENDING)
-    if sum(counts.values()) != expected or pending:
-        raise LeadctlError(
-            f"run {run_id}: the outcomes do not add up: {expected} planned, {sum(counts.values())} with an outcome, "
-            f"{pending} pending",
-            hint=f"nothing is lost: the ledger has every attempt; see: leadctl runs show {run_id}",
-        )
 
 
 def _exit_code(app: "App", planning: Planning, run_id: str, report: EngineReport, stop: StopSwitch) -> int:

@@ -22,6 +22,7 @@ from leadctl.services.inspecting import RUN_LEASE, run_report
 from leadctl.services.planning import Planning, plan_leads
 from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
 from leadctl.services.results import ResultsDir
+from leadctl.services.shapes import run_status
 from leadctl.services.stopping import StopSwitch
 from leadctl.store.leases import process_info
 from leadctl.store.rows import ItemRow, RunRow
@@ -223,9 +224,8 @@ def _take_over(app: "App", request: SendRequest, digest: str) -> list[RunRow]:
 def _supersede(app: "App", earlier: Sequence[RunRow], run: RunRow) -> None:
     """What those had not begun is this run's now; what was in doubt is in the ledger and is settled by it."""
     for old in earlier:
-        message = f"taken over by run {run.id}"
-        app.ledger.close_unsent(old.id, message)
-        app.ledger.finish_run(old.id, RunStatus.PARTIAL, 5, app.clock.now(), message)
+        app.ledger.close_unsent(old.id, f"taken over by run {run.id}")
+        app.ledger.supersede_run(old.id, run.id, app.clock.now())
 
 
 class _Run:
@@ -401,7 +401,9 @@ class _Run:
             retry_unknown=self._request.retry_unknown,
             bulk=self._request.command == "bulk-resend",
         )
-        status = _status(exit_code, totals, ledger.outcome_counts(run_id))
+        outcomes = ledger.outcome_counts(run_id)
+        unprocessed = sum(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
+        status = run_status(exit_code, planned=totals.deliveries, unprocessed=unprocessed)
         ledger.finish_run(run_id, status, exit_code, self._app.clock.now())
         self._rewrite_results()
         document = run_report(self._app, run_id, self._request.global_options)
@@ -428,12 +430,3 @@ class _Run:
 
 
 HELD_MESSAGE = "an earlier attempt may have arrived; a person must look, or --retry-unknown risks a second one"
-
-
-def _status(exit_code: int, totals: PlanTotals, outcomes: dict[tuple[str, Outcome], int]) -> RunStatus:
-    unprocessed = any(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
-    if unprocessed or exit_code == 5 or exit_code > 128:
-        return RunStatus.STOPPED
-    if not totals.deliveries:
-        return RunStatus.NOTHING if exit_code == 0 else RunStatus.PARTIAL
-    return RunStatus.OK if exit_code == 0 else RunStatus.PARTIAL

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, case, delete, func, select, update
 
 from leadctl.domain.model import CredentialId, LeadId, parse_id
-from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus
 from leadctl.store.base import LedgerBase
 from leadctl.store.database import pages
 from leadctl.store.rows import RUN_COLUMNS, RunRow, run_from_row, storable, to_text
-from leadctl.store.runs import UNFINISHED
+from leadctl.store.runs import is_unfinished
 from leadctl.store.schema import deliveries, runs
 
 #: What a run that goes on does not do again.
@@ -28,11 +28,17 @@ class ClosingTables(LedgerBase):
                 runs.c.source == self.source,
                 runs.c.selection_digest == selection_digest,
                 runs.c.command == command,
-                runs.c.status.in_([status.value for status in UNFINISHED]),
+                is_unfinished(),
             )
             .order_by(runs.c.started_at.desc(), runs.c.id.desc())
         )
         return [run_from_row(row) for row in self._read(statement)]
+
+    def supersede_run(self, run_id: str, by: str, at: datetime) -> None:
+        """A later run of the same selection took over: this one stopped for good."""
+        values = {"status": RunStatus.STOPPED.value, "exit_code": 5, "finished_at": to_text(at), "superseded_by": by}
+        statement = update(runs).where(runs.c.id == run_id).values(**values)
+        self._write(lambda connection: connection.execute(statement).rowcount)
 
     def close_unsent(
         self,

@@ -167,6 +167,7 @@ class CredentialRows:
         """In ``data`` where it can be written, else in the ledger."""
         if await self.writable(credential_id) and await self.swap(credential_id, {}, {key: value}):
             return "data"
+        await asyncio.to_thread(self._ledger.make)
         await asyncio.to_thread(self._ledger.keep_override, credential_id, key, value, self._clock.now())
         return "ledger"
 

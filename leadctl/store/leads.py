@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, literal
+from sqlalchemy import ColumnElement, bindparam, literal
 
 from leadctl.domain.model import EMPTY, Answer, ExternalId, Lead, LeadId
 from leadctl.store.database import Database, canonical_id, external_id, pages
@@ -126,7 +126,8 @@ def _rows_by_ids(db: Database, names: Sequence[str], ids: Sequence[LeadId]) -> I
     values = [value for identity in ids if (value := id_type.value(identity)) is not None]
     statement = db.leads.select(names)
     for some in pages(values):
-        yield from db.rows(statement.where(db.leads["id"].in_([literal(value, id_type.bind) for value in some])))
+        among = bindparam("ids", some, type_=id_type.bind, expanding=True)
+        yield from db.rows(statement.where(db.leads["id"].in_(among)))
 
 
 def _heads(db: Database, rows: Sequence[Any] | Iterator[Any]) -> Iterator[LeadHead]:

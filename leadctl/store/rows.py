@@ -36,6 +36,8 @@ class RunRow:
     filtered_count: int = 0
     reason: str | None = None
     counter: int = 0
+    #: The later run of the same selection that took over what this one had not sent.
+    superseded_by: str | None = None
     taken_at: datetime | None = None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, distinct, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, distinct, func, insert, or_, select, update
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import CredentialId, LeadId, parse_id, sort_key
@@ -97,7 +97,7 @@ class RunTables(LedgerBase):
     def _runs(self, unfinished: bool) -> Select[Any]:
         statement = select(*_RUN).where(runs.c.source == self.source)
         if unfinished:
-            statement = statement.where(runs.c.status.in_([status.value for status in UNFINISHED]))
+            statement = statement.where(is_unfinished())
         return statement.order_by(runs.c.started_at.desc(), runs.c.id.desc())
 
     def finish_run(
@@ -272,6 +272,11 @@ class RunTables(LedgerBase):
         if credential_id is not None:
             statement = statement.where(deliveries.c.credential_id == str(credential_id))
         return self._write(lambda connection: connection.execute(statement).rowcount)
+
+
+def is_unfinished() -> ColumnElement[bool]:
+    """Whether a run may be gone on with, and no later one of the same selection did."""
+    return and_(runs.c.status.in_([status.value for status in UNFINISHED]), runs.c.superseded_by.is_(None))
 
 
 def _pending(run_id: str) -> Any:

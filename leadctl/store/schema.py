@@ -84,6 +84,7 @@ runs = Table(
     Column("filtered_count", Integer, nullable=False),
     Column("reason", Text),
     Column("counter", Integer, nullable=False),
+    Column("superseded_by", String(64)),
     _at("taken_at"),
     Index("leadctl_runs_selection", "source", "selection_digest"),
 )

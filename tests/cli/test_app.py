@@ -152,7 +152,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback() -> None:
 def test_any_encoding_of_stdout_gets_valid_output(encoding: str) -> None:
     environ = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(
-        [sys.executable, "-m", "leadctl", "resend", "1", "--force", "--reason", "\U0001f600", "--delay", "\u0416", "--json"],
+        [sys.executable, "-m", "leadctl", "resend", "1", "--delay", "\u0416\U0001f600", "--json"],
         capture_output=True, env=environ, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2

@@ -133,8 +133,8 @@ def test_bad_lines_are_refused_or_left_out(services: FakeServices, tmp_path: Pat
 
 def test_a_request_holds_all_that_was_typed(services: FakeServices, tmp_path: Path) -> None:
     code, _ = run(["--config", "a b.toml", "-q", "bulk-resend", "--since", "3h", "-c", "email", "--delay", "30s",
-                   "--force", "--reason", " why ", "--retry-unknown", "--wait", "10m", "--fail-on-empty", "--results-dir", "d",
-                   "--no-color"])  # fmt: skip
+                   "--force", "--reason", " why ", "--retry-unknown", "--wait", "10m", "--fail-on-empty",
+                   "--results-dir", "d", "--no-color"])  # fmt: skip
     assert code == 0
     request: SendRequest = services.asked[0]
     assert (request.command, request.delay, request.wait) == ("bulk-resend", 30.0, 600.0)

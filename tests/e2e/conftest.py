@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from leadctl.sandbox.server import Sandbox, running_sandbox
-from tests.support.world import World
+from tests.support.world import CHANNELS, World
 
 #: Of the vendors' limits, and of leadctl's own waits and time-outs.
 SCALE = 100.0
@@ -14,7 +14,7 @@ SCALE = 100.0
 
 @pytest.fixture(scope="module")
 def _vendors() -> Iterator[Sandbox]:
-    with running_sandbox(scale=SCALE) as box:
+    with running_sandbox([*CHANNELS, "webhooks"], scale=SCALE) as box:  # the second receiver is another account
         yield box
 
 

@@ -49,7 +49,7 @@ def test_accounts_file_takes_one_or_several_a_channel(tmp_path: Path) -> None:
     assert [(a.channel, dict(a.data)) for a in accounts] == [
         ("telegram", {"chat_id": "ы", "bot_token": "t"}), ("email", {"host": "a"}), ("email", {"host": "b"}),
     ]  # fmt: skip
-    canonical = '{"telegram":{"bot_token":"t","chat_id":"ы"}}'
+    canonical = '{"bot_token":"t","chat_id":"ы"}'
     assert accounts[0].credential_id == "file:" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert len({a.credential_id for a in accounts}) == 3
     assert all(a.enabled for a in accounts)

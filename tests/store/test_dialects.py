@@ -1,0 +1,90 @@
+"""What servers would be sent: every statement and table compiles, and row tuples land in their columns."""
+
+import importlib
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import Dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from leadctl.store import runs, schema, settling, writer
+from leadctl.store.tuples import TupleStatement
+
+STATEMENTS = {
+    "items": (runs._INSERT_ITEMS, "INSERT INTO leadctl_deliveries"),
+    "leads": (runs._INSERT_LEADS, "INSERT INTO leadctl_run_leads"),
+    "targets": (settling.INSERT_TARGETS, "INSERT INTO leadctl_targets"),
+    "attempts": (settling.INSERT_ATTEMPTS, "INSERT INTO leadctl_attempts"),
+    "claim": (writer._UPDATE_TARGETS, "UPDATE leadctl_targets"),
+    "outcome": (writer._UPDATE_ITEMS, "UPDATE leadctl_deliveries"),
+}
+
+
+class _Connection:
+    """Keeps what a driver would get."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.sent: list[tuple[str, list[Any]]] = []
+        self.rowcount = 1
+
+    def exec_driver_sql(self, text: str, rows: list[Any]) -> "_Connection":
+        self.sent.append((text, rows))
+        return self
+
+
+def dialect(name: str) -> Dialect:
+    module = importlib.import_module(f"sqlalchemy.dialects.{name}")
+    made: Dialect = module.dialect()
+    return made
+
+
+DIALECTS = ["postgresql.psycopg", "mysql.pymysql", "sqlite.pysqlite"]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_tables_compile(name: str) -> None:
+    server = dialect(name)
+    for table in schema.metadata.sorted_tables:
+        assert f"CREATE TABLE {table.name}" in str(CreateTable(table).compile(dialect=server))
+        for index in table.indexes:
+            assert str(index.name) in str(CreateIndex(index).compile(dialect=server))
+
+
+def test_mysql_compares_ids_byte_by_byte() -> None:
+    text = str(CreateTable(schema.targets).compile(dialect=dialect("mysql.pymysql")))
+    assert "lead_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" in text
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("kind", STATEMENTS)
+def test_every_value_lands_in_its_column(name: str, kind: str) -> None:
+    statement, beginning = STATEMENTS[kind]
+    row = tuple(f"value of {column}" for column in statement._columns)
+    connection: Any = _Connection(dialect(name))
+    assert statement.run(connection, [row, row]) == 1
+    ((text, rows),) = connection.sent
+    assert text.startswith(beginning)
+    assert "RETURNING" not in text
+    assert len(rows) == 2
+    for column, value in _bound(text, rows[0]):
+        assert value in (f"value of {column}", f"value of at_{column}")
+
+
+def _bound(text: str, row: Any) -> list[tuple[str, str]]:
+    """(column, value) of each place of the statement."""
+    if text.startswith("INSERT"):
+        columns = re.findall(r"\w+", text[text.index("(") + 1 : text.index(")")])
+    else:
+        columns = re.findall(r"(\w+)[\"`]?\s*=\s*(?:%|\?)", text)
+    if isinstance(row, dict):
+        return list(zip(columns, (row[name] for name in re.findall(r"%\((\w+)\)s", text)), strict=True))
+    return list(zip(columns, row, strict=True))
+
+
+def test_nothing_is_sent_for_no_rows() -> None:
+    statement: TupleStatement = settling.INSERT_TARGETS
+    connection: Any = _Connection(dialect("sqlite.pysqlite"))
+    assert statement.run(connection, []) == 0
+    assert connection.sent == []

@@ -228,7 +228,10 @@ def _merged(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def run_summary(document: Mapping[str, Any]) -> str:
     """One line for the end of a run."""
     outcomes = document["outcomes"]
-    said = ", ".join(f"{outcomes[name]:,} {name.replace('_', ' ')}" for name in OUTCOMES if outcomes.get(name))
+    parts = [f"{outcomes[name]:,} {name.replace('_', ' ')}" for name in OUTCOMES if outcomes.get(name)]
+    if missing := sum(entry["code"] == "lead_not_found" for entry in document["errors"]):
+        parts.append(f"{missing:,} not found")
+    said = ", ".join(parts)
     text = f"{word(document['status'])}: {plural(document['total_count'], 'lead', 'leads')}; {said or 'nothing to do'}"
     if document.get("run_id"):
         text += f" (run {word(document['run_id'])}, {document['duration_s']:g} s)"

@@ -58,7 +58,7 @@ def named_ids(context: Context, options: NamedOptions, coerce: Coerce) -> list[L
         stdin = getattr(context.stdin, "buffer", None)
         parsed = read_ids(options.ids_file, stdin, coerce, skip_bad_lines=options.skip_bad_lines)
         if parsed.bad:
-            context.warn(f"{options.ids_file}: {len(parsed.bad)} lines left out: {parsed.complaint()}")
+            context.warn(f"{options.ids_file}: left out: {parsed.complaint()}")
         ids += parsed.ids
     return list(dict.fromkeys(ids))
 

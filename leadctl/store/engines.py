@@ -130,9 +130,10 @@ def is_busy(error: DBAPIError) -> bool:
 
 
 def is_race(error: DBAPIError) -> bool:
-    """Whether another process has just made the same row or table: the next look will see it."""
+    """Whether another process has just made the same row or table: the next look will see it. Never on SQLite,
+    where a transaction has the whole file."""
     return (
-        isinstance(error, IntegrityError)
+        (isinstance(error, IntegrityError) and not isinstance(error.orig, sqlite3.Error))
         or _sqlstate(error.orig) in _PG_EXISTS
         or _mysql_code(error.orig) == _MYSQL_EXISTS
     )

@@ -117,7 +117,7 @@ def test_the_end_of_a_run_says_what_to_do() -> None:
     assert "not found: 99" in text
     assert "2 × credential_refused [401], first lead 42" in text
     assert "  what to do: correct the credential, then: leadctl runs resume 01JB2T9" in text
-    assert "stopped: 12 leads; 9 delivered, 1 rejected, 2 unprocessed (run 01JB2T9, 1.2 s)" in text
+    assert "stopped: 12 leads; 9 delivered, 1 rejected, 2 unprocessed, 1 not found (run 01JB2T9, 1.2 s)" in text
     assert text.endswith("go on with: leadctl runs resume 01JB2T9\n")
 
 

@@ -484,6 +484,15 @@ def test_a_database_that_may_no_longer_be_written(one: Process) -> None:
     assert "right to write" in caught.value.hint
 
 
+def test_a_statement_that_the_database_refuses_is_a_bug_at_once(one: Process) -> None:
+    nothing: Any = None
+    with pytest.raises(LeadctlError, match="refuses a statement") as caught:
+        claim(one, intent(1), intent(2, account=nothing))
+    assert caught.value.exit_code == 70
+    assert one.store.targets_for([1, 2]) == {}
+    assert isinstance(claim(one, intent(1))[0], Granted)
+
+
 def test_loops_come_and_go(one: Process) -> None:
     """LeadResendService runs a loop of its own per call."""
 

@@ -1,0 +1,62 @@
+# leadctl: `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench generate format system clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## Set up and show all of it on emulated vendors, in a minute
+	@$(BIN)/leadctl demo
+
+test: $(VENV)/.dev system check ## Set up, check and run every test
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+check: $(VENV)/.dev ## Format, lint, types, import contracts, freshness of generated files
+	$(BIN)/ruff format --check leadctl tests benchmarks
+	$(BIN)/ruff check leadctl tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m leadctl.cli.reference --check
+
+bench: $(VENV)/.dev ## Measure speed as ratios against bare loops in the same run
+	$(BIN)/python -m benchmarks
+
+generate: $(VENV)/.dev ## Write completions, config.example.toml and README's reference anew
+	$(BIN)/python -m leadctl.cli.reference --write
+
+format: $(VENV)/.dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format leadctl tests benchmarks
+	$(BIN)/ruff check --fix leadctl tests benchmarks
+
+# What the tests try for real: a mail server and three shells. As root on Debian they are installed; elsewhere
+# the tests that need a missing one say so.
+system:
+	@missing=; for tool in postfix saslpasswd2 zsh fish bash; do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing for the tests:$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES) >/dev/null; \
+	else \
+	  echo "not installed, tests that need them are skipped:$$missing (Debian: apt-get install $(SYSTEM_PACKAGES))"; \
+	fi
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt hatchling editables
+	@$(PIP) install -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,postgresql,mysql]'
+	@touch $@
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,78 @@
+"""2,000 leads × 5 channels with faults of every kind, killed twice: at the vendors every lead is there once."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leadctl.sandbox.judge import AFTER, PARTIAL
+from leadctl.sandbox.server import Sandbox, running_sandbox
+from tests.support.world import CHANNELS, World
+
+LEADS = 2000
+#: Share of the creating requests that meet some fault.
+FAULTY = 0.05
+#: "unauthorized", "reject" and "error_body" are verdicts, not accidents: the channels' own tests have them.
+ACCIDENTS = ("rate_limit", "server_error", "bad_gateway", "reset_before", *AFTER, *PARTIAL)
+COMMAND = ("bulk-resend", "--entity", 1, "--yes", "--json", "-q")
+CERTAIN = tuple(channel for channel in CHANNELS if channel != "telegram")
+
+
+@pytest.fixture(scope="module")
+def box() -> object:
+    with running_sandbox(scale=400) as sandbox:
+        yield sandbox
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.02)
+
+
+def test_twice_killed_with_faults_every_lead_is_there_exactly_once(box: Sandbox, tmp_path: Path) -> None:
+    world = World(tmp_path, scale=400)
+    world.add_leads(range(1, LEADS + 1))
+    world.connect(box)
+    for channel in CHANNELS:
+        for kind in ACCIDENTS:
+            box.faults.rate(channel, kind, FAULTY / len(ACCIDENTS), seed=7)
+
+    for enough in (LEADS // 5, LEADS // 2):
+        process = world.start(*COMMAND)
+        try:
+            _wait(lambda least=enough: len(box.judge.creations("webhooks")) >= least)  # type: ignore[misc]
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == -9
+
+    unknown: set[str] = set()
+    for _ in range(5):
+        done = world.run(*COMMAND)
+        unknown |= {
+            str(entry["lead_id"])
+            for entry in done.json["errors"]
+            if entry["code"] == "maybe_delivered" and entry["channel"] == "telegram"
+        }
+        assert done.code in (0, 5, 6), done.err
+        if done.code != 5:
+            break
+    else:
+        pytest.fail("five times the same command, and still something is left")
+
+    everybody = {str(number) for number in range(1, LEADS + 1)}
+    for channel in CERTAIN:
+        there = box.judge.by_lead(channel)
+        assert set(there) == everybody, f"{channel} lost {sorted(everybody - set(there))[:5]}"
+        assert not [lead for lead, count in there.items() if count > 1], f"{channel} has leads twice"
+    telegram = box.judge.by_lead("telegram")
+    assert everybody - set(telegram) <= unknown, "lost, and not said"
+    assert {lead for lead, count in telegram.items() if count > 1} <= unknown, "twice, and not said"
+
+    document = done.json
+    assert sum(document["outcomes"].values()) == LEADS * len(CHANNELS)
+    assert document["outcomes"]["unknown"] == len(unknown)
+    assert document["outcomes"]["failed"] == document["outcomes"]["unprocessed"] == 0

@@ -71,9 +71,16 @@ class Tally:
                 "done": done,
                 "total": total,
                 "rate": round(rate, 1),
-                "eta_s": round((total - done) / rate) if rate and total > done else None,
+                "eta_s": round(max((total - done) / rate, *self._lefts(names, elapsed)))
+                if rate and total > done
+                else None,
                 "waiting_s": round(max([0.0, *waits])),
             }
+
+    def _lefts(self, names: list[str], elapsed: float) -> list[float]:
+        """Seconds to the end of each channel: they run side by side, so the slowest one ends the run."""
+        moving = [name for name in names if self.done[name] and not self.parked[name]]
+        return [0.0, *((self.totals.get(name, 0) - self.done[name]) * elapsed / self.done[name] for name in moving)]
 
     def channels(self) -> list[str]:
         with self._lock:

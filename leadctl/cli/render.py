@@ -55,8 +55,18 @@ def plural(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def table(headers: Sequence[str], rows: Iterable[Row], *, numbers: Sequence[int] = (), indent: int = 0) -> "Table":
-    """A table without lines: it survives every width, and a pipe. ``numbers``: columns aligned right."""
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    numbers: Sequence[int] = (),
+    whole: Sequence[int] = (),
+    indent: int = 0,
+) -> "Table":
+    """A table without lines: it survives every width, and a pipe.
+
+    ``numbers``: columns aligned right; ``whole``: columns that are never broken, because they are copied.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -70,7 +80,10 @@ def table(headers: Sequence[str], rows: Iterable[Row], *, numbers: Sequence[int]
     )
     for position, header in enumerate(headers):
         made.add_column(
-            header, justify="right" if position in numbers else "left", overflow="fold", no_wrap=position in numbers
+            header,
+            justify="right" if position in numbers else "left",
+            overflow="fold",
+            no_wrap=position in numbers or position in whole,
         )
     for row in rows:
         made.add_row(*(Text(word(value), style=_STYLES.get(str(value), "")) for value in row))

@@ -40,7 +40,8 @@ def list_runs(context: Context, unfinished: UnfinishedFlag = False, json_output:
     elif not rows:
         context.line("there is no unfinished run" if unfinished else "there was no run yet")
     else:
-        context.show(table(("run", "status", "command", "started", "leads", "outcomes"), run_rows(rows), numbers=(4,)))
+        headers = ("run", "status", "command", "started", "leads", "outcomes")
+        context.show(table(headers, run_rows(rows), numbers=(4,), whole=(0,)))
     return 0
 
 

@@ -22,7 +22,7 @@ from leadctl.services.inspecting import RUN_LEASE, run_report
 from leadctl.services.planning import Planning, plan_leads
 from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
 from leadctl.services.results import ResultsDir
-from leadctl.services.shapes import run_status
+from leadctl.services.shapes import run_status, timestamp
 from leadctl.services.stopping import StopSwitch
 from leadctl.store.leases import process_info
 from leadctl.store.rows import ItemRow, RunRow
@@ -276,12 +276,16 @@ class _Run:
     def _wait_until(self, due: datetime, planning: Planning) -> Planning:
         self._app.ledger.set_due(self._run.id, due)
         waited = False
+        if due > self._app.clock.now():
+            self._observe(RunEvent("delayed", "info", {"run_id": self._run.id, "until": timestamp(due)}))
         while (left := (due - self._app.clock.now()).total_seconds()) > 0 and not self._stop.requested:
             self._observe(RunEvent("waiting", "info", {"run_id": self._run.id, "seconds": round(left, 1)}))
             self._stop.wait(min(1.0, left))
             waited = True
+        if self._stop.requested:
+            return planning  # the due time is kept for who goes on
         self._app.ledger.set_due(self._run.id, None)
-        if not waited or self._stop.requested:
+        if not waited:
             return planning
         self._app.ledger.set_counts(self._run.id, UNPLANNED, 0)
         self._app.ledger.clear_items(self._run.id)

@@ -42,6 +42,14 @@ def test_the_tally_counts() -> None:
     assert numbers(made, "amocrm") == "2/4  1/s  2 s left"
 
 
+def test_the_slowest_channel_ends_the_run() -> None:
+    started = RunEvent("run_started", "info", {"by_channel": {"amocrm": 100, "telegram": 100}})
+    fast = [Finished(n, "amocrm", 7, Outcome.DELIVERED) for n in range(100)]
+    slow = [Finished(n, "telegram", 8, Outcome.DELIVERED) for n in range(2)]
+    assert tally(started, *fast, *slow, seconds=10.0).snapshot()["eta_s"] == 490
+    assert tally(started, *fast, *slow, Parked("telegram", 8, None, "x", "y"), seconds=10.0).snapshot()["eta_s"] == 10
+
+
 def test_a_channel_that_was_not_announced_is_counted() -> None:
     made = tally(Finished(1, "telegram", 1, Outcome.FAILED))
     assert made.channels() == ["telegram"]

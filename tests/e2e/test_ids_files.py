@@ -25,7 +25,7 @@ def planned(world: World, *arguments: str | int, stdin: str | None = None) -> li
     [
         b"\xef\xbb\xbf1\r\n2\r\n\r\n# three\r\n3\r\n",
         b"lead_id\n1\n2\n3",
-        b"ID;name\r\n1;Anna\r\n2;\"Kim; Ivan\"\r\n3;x\r\n",
+        b'ID;name\r\n1;Anna\r\n2;"Kim; Ivan"\r\n3;x\r\n',
         b'name,lead_id,phone\n"Kim, Anna",1,+7\n"two\nlines",2,\nx,3,\n',
         b"id\tname\n1\tx\n2\ty\n3\tz\n2\tagain\n",
         b" 1 \n2\n3\n1\n",

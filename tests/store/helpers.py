@@ -1,5 +1,6 @@
 """Real SQLite files, and a ledger beside them."""
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from leadctl.domain.masking import Secrets
-from leadctl.domain.model import LeadId
+from leadctl.domain.model import LeadId, Target
 from leadctl.domain.outcomes import Outcome, TargetState
-from leadctl.domain.ports import AttemptRecord, Intent, ItemOutcome, Record, TargetWrite
+from leadctl.domain.ports import AttemptRecord, Claim, Granted, Intent, ItemOutcome, Record, Refusal, TargetWrite
 from leadctl.settings import DatabaseSettings, LedgerSettings, Settings
 from leadctl.store.database import Database
 from leadctl.store.leases import FileLeases, open_leases
@@ -23,6 +24,7 @@ from leadctl.store.writer import LedgerWriter
 NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 DESTINATION = "amocrm:0123456789abcdef01234567"
 NOBODY = 65534
+RUN = "run-1"
 
 
 def sample(path: Path) -> Path:
@@ -134,3 +136,34 @@ def powerless() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def claim(who: Process, *intents: Intent) -> list[Claim]:
+    return list(asyncio.run(who.writer.claim(RUN, intents)))
+
+
+def record(who: Process, *records: Record) -> None:
+    asyncio.run(who.writer.record(RUN, records))
+
+
+def row(who: Process, lead_id: LeadId = 1) -> Target:
+    return who.store.targets_for([lead_id])[lead_id][0]
+
+
+def granted(answer: Claim) -> Target:
+    assert isinstance(answer, Granted)
+    return answer.target
+
+
+def refused(answer: Claim) -> Refusal:
+    assert isinstance(answer, Refusal)
+    return answer
+
+
+def make_target(one: Process, lead_id: LeadId, state: TargetState) -> Target:
+    """A row in that state, after a claim by ``one``."""
+    claim(one, intent(lead_id))
+    if state is not TargetState.SENDING:
+        target = write(lead_id, state, done={"lead": "900"}, remote_id="900", digest="d", error_code="x")
+        record(one, Record(attempt(lead_id), target, item(lead_id)))
+    return row(one, lead_id)

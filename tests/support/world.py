@@ -173,7 +173,7 @@ class World:
             numbers[channel] = number
         return numbers
 
-    def command(self, *arguments: str | int) -> list[str]:
+    def command(self, *arguments: object) -> list[str]:
         config = str(self.folder / "leadctl.toml")
         return [sys.executable, "-m", "leadctl", "--config", config, *map(str, arguments)]
 
@@ -181,7 +181,7 @@ class World:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADCTL_")}
         return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", **self.env, **more}
 
-    def run(self, *arguments: str | int, stdin: str | None = None, patch: str | None = None, **env: str) -> Finished:
+    def run(self, *arguments: object, stdin: str | None = None, patch: str | None = None, **env: str) -> Finished:
         """Run leadctl to its end. ``patch``: Python that is run in its process first, to break something."""
         command = self.command(*arguments)
         if patch is not None:
@@ -198,7 +198,7 @@ class World:
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str | int, **env: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: object, **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
@@ -214,7 +214,7 @@ class World:
         out, err = process.communicate(timeout=TIMEOUT)
         return Finished(process.returncode, out, err)
 
-    def terminal(self, *arguments: str | int, **env: str) -> "pexpect.spawn[str]":
+    def terminal(self, *arguments: object, **env: str) -> "pexpect.spawn[str]":
         """leadctl on a terminal."""
         program, *rest = self.command(*arguments)
         return pexpect.spawn(
@@ -233,6 +233,17 @@ class World:
             return connection.execute(sql).fetchall()
         finally:
             connection.close()
+
+    def wait_for_row(self, sql: str) -> None:
+        """Until a query of the ledger has a row; until then not even the ledger need be there."""
+
+        def there() -> bool:
+            try:
+                return bool(self.ledger_rows(sql))
+            except sqlite3.OperationalError:
+                return False
+
+        wait_until(there)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:

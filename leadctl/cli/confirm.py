@@ -93,5 +93,6 @@ def _age(age: timedelta) -> str:
     if age < timedelta(hours=1):
         return f"{max(0, int(age.total_seconds() // 60))} minutes"
     if age < timedelta(days=2):
-        return f"{int(age.total_seconds() // 3600)} hours"
+        hours = int(age.total_seconds() // 3600)
+        return f"{hours} hour{'s' if hours > 1 else ''}"
     return f"{age.days:,} days"

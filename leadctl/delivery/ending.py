@@ -68,10 +68,11 @@ class Endings:
         """The row says that something is missing, but the lead has nothing for it any more."""
         await self._finish_quietly(batch.jobs, Outcome.ALREADY_DELIVERED, None, None)
 
-    async def hold(self, batch: Batch) -> None:
+    async def hold(self, jobs: Sequence[Job]) -> None:
         """In doubt, and for a person to settle: no request."""
         error = Ambiguous("an earlier attempt may have arrived; look at the vendor, then: leadctl settle")
-        await self._finish_quietly(batch.jobs, Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED, error)
+        ended = [self._finish(job, Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED, error, None) for job in jobs]
+        await self._commit([record for record, _ in ended], [move for _, move in ended])
 
     async def refused(self, batch: Batch, job: Job, claim: Refusal) -> None:
         """The row is not as it was planned: somebody else was faster."""

@@ -196,7 +196,7 @@ class Engine:
     async def _carry(self, lane: Lane, batch: Batch) -> None:
         try:
             if batch.mode is Mode.HELD:
-                await self._settler.hold(batch)
+                await self._hold(batch)
             elif batch.mode is Mode.NOTHING:
                 await self._settler.nothing_left(batch)
             elif not await self._slot(batch):
@@ -332,6 +332,13 @@ class Engine:
             whole = Transient("the vendor cannot be asked")  # a channel may answer so for an outage
         self._note_health(lane, jobs, whole)
         await self._settler.found(batch, jobs, findings, started, self._clock.monotonic() - began)
+
+    async def _hold(self, batch: Batch) -> None:
+        """In doubt, and for a person to settle; but a row that says ``sending`` may be in another process's hands."""
+        left = [job for job in batch.jobs if not job.crashed]
+        sending = [job for job in batch.jobs if job.crashed]
+        taken = await self._claim(Batch(batch.queue, batch.step, batch.mode, sending), None, {}) if sending else []
+        await self._settler.hold(left + taken)
 
     async def _claim(self, batch: Batch, now: datetime | None, context: Mapping[str, str]) -> list[Job]:
         """Write the intents; those granted. ``now`` None: take over what is in doubt, as it is."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from leadctl.domain.errors import ConfigError, LeadctlError, NothingSelected, RunLocked
 from leadctl.domain.events import Event, RunEvent
-from leadctl.domain.model import LeadPlan
-from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus
+from leadctl.domain.model import LeadPlan, PlannedDelivery
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus, TargetState
 from leadctl.domain.ports import Observer
 from leadctl.services.carrying import carry
 from leadctl.services.checks import check_limits
@@ -324,7 +324,7 @@ class _Run:
         for planned in (*plan.deliveries, *plan.already_delivered):
             proven = planned.state is None
             target = planned.target
-            held = self._held(planning, planned.state, planned.account.credential_id)
+            held = self._held(planning, planned)
             yield ItemRow(
                 seq=seq,
                 lead_id=plan.lead_id,
@@ -355,10 +355,13 @@ class _Run:
                 target=skip.target,
             )
 
-    def _held(self, planning: Planning, state: PlanState | None, credential_id: int | str) -> bool:
-        if state is not PlanState.UNKNOWN or self._request.retry_unknown:
+    def _held(self, planning: Planning, planned: PlannedDelivery) -> bool:
+        """Whether only a person settles it. Whether a living process is sending it just now, the claim tells."""
+        if planned.state is not PlanState.UNKNOWN or self._request.retry_unknown:
             return False
-        route = planning.router.route(credential_id)
+        if planned.target is not None and planned.target.state is TargetState.SENDING:
+            return False
+        route = planning.router.route(planned.account.credential_id)
         return route is not None and route.held
 
     def _say_lead(self, plan: LeadPlan) -> None:

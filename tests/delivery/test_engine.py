@@ -304,9 +304,10 @@ def MemoryLedgerOf(w: World, holder: str) -> Any:  # noqa: N802 reads as the cla
     return type(w.ledger)(holder)
 
 
-def test_a_row_that_a_living_process_holds_is_waited_for_and_never_sent() -> None:
-    w = world(IDEMPOTENT)
-    other = World(Scripted((IDEMPOTENT,)), ledger=MemoryLedgerOf(w, "other"))
+@pytest.mark.parametrize("step", [IDEMPOTENT, BLIND, LOOKUP])
+def test_a_row_that_a_living_process_holds_is_waited_for_and_never_sent(step: Step) -> None:
+    w = world(step)
+    other = World(Scripted((step,)), ledger=MemoryLedgerOf(w, "other"))
     other.channel.script[1] = [1e6]
     with pytest.raises(TimeoutError):
         run_virtual(other.run(1), limit=5)
@@ -319,6 +320,22 @@ def test_a_row_that_a_living_process_holds_is_waited_for_and_never_sent() -> Non
         ErrorCode.IN_USE_ELSEWHERE,
     )
     assert w.ledger.targets[1, "dest", 0].holder == "other"
+
+
+def test_a_blind_row_that_a_dead_process_left_is_unknown_for_good() -> None:
+    w = world(BLIND)
+    other = World(Scripted((BLIND,)), ledger=MemoryLedgerOf(w, "other"))
+    other.channel.script[1] = [1e6]
+    with pytest.raises(TimeoutError):
+        run_virtual(other.run(1), limit=5)
+    w.ledger.targets.update(other.ledger.targets)
+    run_virtual(w.run(1))
+    assert w.channel.sent == []
+    assert (w.ledger.outcome(1).outcome, w.ledger.targets[1, "dest", 0].state) == (
+        Outcome.UNKNOWN,
+        TargetState.UNKNOWN,
+    )
+    assert [attempt.outcome for attempt in w.ledger.attempts] == ["ambiguous"]
 
 
 def test_a_row_that_somebody_else_delivered_meanwhile_is_already_delivered() -> None:

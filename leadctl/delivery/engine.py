@@ -61,6 +61,7 @@ class Engine:
         self._policy = policy
         self._observer = observer
         self._drain = drain
+        self._bulk = bulk
         self._stop = asyncio.Event()
         self._sends: set[asyncio.Task[Any]] = set()
         self._report = EngineReport()
@@ -72,6 +73,8 @@ class Engine:
 
     async def run(self, queues: Sequence[AccountQueue]) -> EngineReport:
         """Until every queue is done, parked, or the engine is stopped. Raises DatabaseUnreachable."""
+        for queue in queues:
+            queue.level = 0 if self._bulk else None
         lanes = lanes_of(queues, self._policy.scale)
         workers = [
             asyncio.create_task(self._work(lane), name=lane.scope) for lane in lanes for _ in range(lane.concurrency)
@@ -194,6 +197,7 @@ class Engine:
     # --- one request -----------------------------------------------------------------------------------------
 
     async def _carry(self, lane: Lane, batch: Batch) -> None:
+        batch.queue.in_flight += 1
         try:
             if batch.mode is Mode.HELD:
                 await self._hold(batch)
@@ -209,6 +213,8 @@ class Engine:
             raise
         except Exception as error:  # noqa: BLE001 whatever it is, these deliveries get an outcome
             await self._bug(lane, batch, error)
+        finally:
+            batch.queue.in_flight -= 1
 
     def _back(self, batch: Batch) -> None:
         now = self._clock.monotonic()

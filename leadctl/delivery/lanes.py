@@ -16,6 +16,9 @@ from leadctl.domain.outcomes import ErrorCode
 #: The next pending deliveries of one credential, in order; an empty list: no more.
 Source = Callable[[int], Awaitable[list[Job]]]
 
+#: In a bulk run the first delivery of a credential goes alone, then a few: what is wrong shows on them.
+RAMP = (1, 5)
+
 #: How many deliveries are fetched at once: bounds memory, whatever the size of the run.
 PAGE = 200
 
@@ -46,6 +49,9 @@ class AccountQueue:
     source: Source
     buckets: Sequence[Bucket]
     parking: Parking | None = None
+    #: How many requests were accepted, up to the end of :data:`RAMP`; None: no ramp.
+    level: int | None = None
+    in_flight: int = 0
     #: A smaller batch than the channel's, after a refusal of its size.
     batch_cap: int | None = None
     #: The first refusals in a row with one code and path: a wrong configuration refuses everything alike.
@@ -87,7 +93,7 @@ class AccountQueue:
 
     def take(self, at_most: int | None = None) -> Batch | None:
         """The next request's deliveries: the first ready one, and others at the same step."""
-        if self.parking or not self._ready:
+        if self.parking or not self._ready or (self._ramp() and self.in_flight):
             return None
         first = self._ready[0]
         step = first.step()
@@ -95,9 +101,20 @@ class AccountQueue:
             return Batch(self, self.route.channel.steps[0], Mode.NOTHING, [self._ready.popleft()])
         mode = first.mode(step)
         size = min(step.batch, self.route.channel.batch_size(step), self.batch_cap or step.batch)
+        size = min(size, self._ramp() or size)
         if at_most is not None:
             size = min(size, at_most)
         return Batch(self, step, mode, self._pick(step, mode, max(1, size)))
+
+    def _ramp(self) -> int | None:
+        """The most deliveries in the next request while the ramp lasts; then no two are under way."""
+        return RAMP[self.level] if self.level is not None and self.level < len(RAMP) else None
+
+    def accepted(self) -> None:
+        """A request was accepted."""
+        self.accepted_any = True
+        if self.level is not None:
+            self.level += 1
 
     def _pick(self, step: Step, mode: Mode, size: int) -> list[Job]:
         picked: list[Job] = []

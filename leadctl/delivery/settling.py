@@ -86,6 +86,8 @@ class Settler(Endings):
                     parking = receipt
             records.append(record)
             moves.append(move)
+        if any(isinstance(receipts.get(job.key), Done) for job in jobs):
+            batch.queue.accepted()
         if not throttled:
             self._limiter.passed(batch.queue.buckets)
         await self._commit(records, moves)
@@ -98,7 +100,6 @@ class Settler(Endings):
     def _done(self, queue: AccountQueue, step: Step, job: Job, done: Done, attempt: AttemptRecord | None) -> Settled:
         if job.in_doubt and job.settled_by is None and not job.main_done:
             job.settled_by = SettledBy.RESEND
-        queue.accepted_any = True
         job.accept(step, done)
         if done.open:
             return self._open_parts(queue, step, job, done, attempt)

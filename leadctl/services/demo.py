@@ -68,7 +68,7 @@ class _Demo:
         lead = self._first_lead_with_everything()
         self._say("What would be sent for one lead, and why the rest is left out?")
         self._type("plan", lead)
-        self._say("Send that lead.")
+        self._say("Send that lead. (Exit 4: some of the sample's credentials are broken, on purpose.)")
         self._type("resend", lead, "-q")
 
     def _first_lead_with_everything(self) -> str:
@@ -80,12 +80,12 @@ class _Demo:
     def outage(self) -> None:
         self._say("Now all of them. In the middle, amoCRM goes down.")
         with self._going_down("amocrm", _DOWN_AFTER):
-            self._type("bulk-resend", "--since", "2026-01-01", "--yes", "-q")
+            self._type("bulk-resend", "--since", "2026-01-01", "--yes")
 
     def recovery(self) -> None:
         self._say("amoCRM is up again. The same command sends what is missing, only there.")
         self._box.faults.clear("amocrm")
-        self._type("bulk-resend", "--since", "2026-01-01", "--yes", "-q")
+        self._type("bulk-resend", "--since", "2026-01-01", "--yes")
         self._type("runs", "list")
 
     def account(self) -> int:

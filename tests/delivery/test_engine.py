@@ -233,6 +233,21 @@ def test_twenty_equal_refusals_at_the_start_of_a_bulk_run_park_the_credential() 
     assert report.parked[7].code is ErrorCode.CREDENTIAL_REFUSED
 
 
+def test_a_bulk_run_begins_with_one_then_a_few() -> None:
+    w = world(LOOKUP)
+    w.bulk = True
+    run_virtual(w.run(*range(60)))
+    assert [len(ids) for _, _, ids in w.channel.sent] == [1, 5, 50, 4]
+
+
+def test_a_wrong_configuration_costs_one_delivery() -> None:
+    w = world(LOOKUP)
+    w.bulk = True
+    w.channel.whole = [Unusable("no such pipeline")]
+    run_virtual(w.run(*range(60)))
+    assert [len(ids) for _, _, ids in w.channel.sent] == [1]
+
+
 def test_refusals_that_differ_do_not_park() -> None:
     w = world(IDEMPOTENT)
     w.bulk = True

@@ -134,7 +134,7 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
         except DeliveryError as error:
             error.request_digest = request.digest
             raise
-        return Verdict(receipts, answer.status, answer.excerpt, request.digest)
+        return Verdict(receipts, answer.status, request.digest)
 
     def use_transport(self, transport: httpx.AsyncBaseTransport) -> None:
         """Speak through this transport (tests: ``httpx.MockTransport``)."""

@@ -161,7 +161,7 @@ class AmoCrm(HttpChannel[AmoCrmConfig, AmoCrmSettings]):
         return (self.config.base,)
 
     def buckets(self) -> Sequence[Bucket]:
-        return (Bucket(self._scope, Limit(rate=5, per=1, burst=5, documented=7)),)
+        return (Bucket(self._scope, Limit(rate=5, per=1, burst=2, documented=7)),)
 
     def _lead_url(self, lead_id: int) -> str:
         return f"{self.config.base}/leads/detail/{lead_id}"

@@ -212,7 +212,7 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
             raise
         self._pace.learn(reply, clock.monotonic())
         self._report_dropped(step, batch, reply)
-        return Verdict(self._receipts(step, batch, reply), answer.status, answer.excerpt, request.digest)
+        return Verdict(self._receipts(step, batch, reply), answer.status, request.digest)
 
     def build(self, step: Step, batch: Sequence[Delivery]) -> HttpRequest:
         params: dict[str, Value] = {"entityTypeId": ENTITY_TYPES[step.name]}

@@ -292,7 +292,7 @@ class EmailChannel(Channel[EmailConfig, EmailSettings]):
         except DeliveryError as error:
             error.request_digest = digest
             raise
-        return Verdict({delivery.key: done}, answer=tally.answer, request_digest=digest)
+        return Verdict({delivery.key: done}, request_digest=digest)
 
     async def check(self) -> str:
         try:

@@ -213,7 +213,7 @@ class TelegramChannel(HttpChannel[TelegramConfig, TelegramSettings]):
                 better = _mended(draft, answer)
                 if better is None:
                     receipts = self.parse(step, batch, answer)
-                    return Verdict(receipts, answer.status, answer.excerpt, request.digest)
+                    return Verdict(receipts, answer.status, request.digest)
             except DeliveryError as error:
                 error.request_digest = request.digest
                 raise

@@ -225,8 +225,7 @@ class WebhooksChannel(HttpChannel[WebhooksConfig, WebhooksSettings]):
         now = self.toolbox.clock.now()
         headers = {name: value.get_secret_value() for name, value in self.config.headers.items()}
         if self._url.userinfo:
-            user = f"{self._url.username}:{self._url.password}"
-            headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+            headers["Authorization"] = f"Basic {self._basic}"
         headers["Content-Type"] = "application/x-www-form-urlencoded" if form else "application/json"
         headers["webhook-id"] = identity
         headers["webhook-timestamp"] = str(int(now.timestamp()))
@@ -264,7 +263,7 @@ class WebhooksChannel(HttpChannel[WebhooksConfig, WebhooksSettings]):
         """Also the pieces in which a receiver may give an address or a header back."""
         yield from super().secret_values()
         url = httpx.URL(self.config.url.get_secret_value())
-        yield from (url.username, url.password, url.path.strip("/"), url.raw_path.decode().strip("/"))
+        yield from (url.username, url.password, self._basic, url.path.strip("/"), url.raw_path.decode().strip("/"))
         yield from url.params.values()
         yield from (part for part in url.path.split("/") if re.search(r"[0-9]", part))
         yield from (value.get_secret_value().rpartition(" ")[2] for value in self.config.headers.values())
@@ -272,6 +271,11 @@ class WebhooksChannel(HttpChannel[WebhooksConfig, WebhooksSettings]):
     @cached_property
     def _url(self) -> httpx.URL:
         return httpx.URL(self.config.url.get_secret_value())
+
+    @cached_property
+    def _basic(self) -> str:
+        """The URL's user and password as they travel."""
+        return base64.b64encode(f"{self._url.username}:{self._url.password}".encode()).decode()
 
     @cached_property
     def _bare_url(self) -> httpx.URL:

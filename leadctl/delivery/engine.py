@@ -280,13 +280,11 @@ class Engine:
         self._observer(Claimed(queue.route.name, queue.route.account.credential_id, len(jobs)))
         started, began = self._clock.now(), self._clock.monotonic()
         receipts: Mapping[str, Receipt]
-        status, answer, digest = None, "", None
+        status, digest = None, None
         whole: DeliveryError | None = None
         try:
             verdict = await self._cancellable(channel.send(step, [job.delivery() for job in jobs]))
-            receipts, status, answer, digest = (
-                verdict.receipts, verdict.http_status, verdict.answer, verdict.request_digest,
-            )  # fmt: skip
+            receipts, status, digest = verdict.receipts, verdict.http_status, verdict.request_digest
         except _Cut:
             whole = Ambiguous("the run was stopped while the vendor had not answered yet")
         except DeliveryError as error:
@@ -299,7 +297,7 @@ class Engine:
             batch,
             jobs,
             receipts,
-            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, answer, digest),
+            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, digest),
         )
 
     async def _not_sent(self, lane: Lane, batch: Batch, error: DeliveryError) -> None:
@@ -308,7 +306,7 @@ class Engine:
             error = Transient(error.message, http_status=error.http_status, vendor_code=error.vendor_code)
         self._note_health(lane, batch.jobs, error)
         now = self._clock.now()
-        answered = Answered(now, now, 0.0, {}, error.http_status, error.answer, None)
+        answered = Answered(now, now, 0.0, {}, error.http_status, None)
         await self._settler.settle(batch, batch.jobs, {job.key: error for job in batch.jobs}, answered, claimed=False)
 
     async def _look(self, lane: Lane, batch: Batch) -> None:

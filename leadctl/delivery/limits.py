@@ -70,10 +70,13 @@ class Limiter:
 
 
 def overridden(buckets: Sequence[Bucket], rate: float, per: float) -> list[Bucket]:
-    """The buckets with ``[limits]`` of the config put into the one that is documented."""
-    return [
-        Bucket(b.scope, Limit(rate, per, min(b.limit.burst, max(1.0, rate)), b.limit.documented))
-        if b.limit.documented is not None
-        else b
-        for b in buckets
-    ]
+    """The buckets with ``[limits]`` of the config put into the one that is documented.
+
+    What may leave at once shrinks as the rate nears the documented one: both count in the vendor's window.
+    """
+    return [Bucket(b.scope, _raised(b.limit, rate, per)) if b.limit.documented else b for b in buckets]
+
+
+def _raised(limit: Limit, rate: float, per: float) -> Limit:
+    room = (limit.documented or rate) / limit.per * per - rate
+    return Limit(rate, per, max(1.0, min(limit.burst, room)), limit.documented)

@@ -47,7 +47,6 @@ class Answered:
     seconds: float
     context: Mapping[str, str]
     http_status: int | None
-    answer: str
     digest: str | None
 
 
@@ -293,7 +292,8 @@ class Settler(Endings):
             outcome,
             http_status=status,
             vendor_code=code,
-            answer=(f"{error.message} {error.answer}".strip() if error else answered.answer),
+            # A success is proven by its remote id; its answer may repeat the lead's own words (Telegram, Bitrix24).
+            answer=f"{error.message} {error.answer}".strip() if error else "",
             request_digest=answered.digest,
         )
 

@@ -159,8 +159,6 @@ class Verdict:
 
     receipts: Mapping[str, Receipt]
     http_status: int | None = None
-    #: Excerpt of the answer; masked and cut before it is stored.
-    answer: str = ""
     #: SHA-256 of the request's body, hexadecimal.
     request_digest: str | None = None
 

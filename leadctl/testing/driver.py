@@ -118,7 +118,7 @@ class ChannelDriver:
         except DeliveryError as error:
             self.assert_no_secret(channel, everything_of(error))
             return dict.fromkeys((delivery.key for delivery in batch), error)
-        self.assert_no_secret(channel, verdict.answer, repr(verdict.receipts))
+        self.assert_no_secret(channel, repr(verdict.receipts))
         for receipt in verdict.receipts.values():
             if isinstance(receipt, DeliveryError):
                 self.assert_no_secret(channel, everything_of(receipt))

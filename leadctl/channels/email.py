@@ -161,7 +161,6 @@ class _Tally:
 
     accepted: dict[str, str] = field(default_factory=dict)
     errors: dict[str, DeliveryError] = field(default_factory=dict)
-    answer: str = ""
 
     def fail(self, addresses: Sequence[str], error: DeliveryError) -> None:
         self.errors.update(dict.fromkeys(map(_part, addresses), error))
@@ -358,7 +357,6 @@ class EmailChannel(Channel[EmailConfig, EmailSettings]):
             for address, reply in outcome.replies.items():
                 if address in accepted and outcome.final is not None:
                     tally.accepted[_part(address)] = _queue_id(outcome.final)
-                    tally.answer = outcome.final.shown
                 elif accepted and is_one_too_many(reply):
                     waiting.append(address)
                 else:

@@ -46,7 +46,7 @@ def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observ
         if request.fail_on_empty and not totals.leads and not totals.not_found:
             raise NothingSelected("no lead is selected", hint="see what the selection holds with: leadctl plan")
         check_limits(app, planning.router)
-        results = ResultsDir(request.results_dir) if request.results_dir else None
+        results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
         if totals.deliveries:
             confirm(Question(request.command, totals, not app.ledger.has_any_proof(), bool(request.force_reason)))
         earlier = _take_over(app, request, digest)
@@ -87,7 +87,7 @@ def resume(
         leads = replace(request.leads, ids=ids, by_name=request.leads.by_name)
         request = replace(request, leads=leads)
         check_limits(app, _preview(app, request).router)
-        results = ResultsDir(request.results_dir) if request.results_dir else None
+        results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
         return _Run(app, request, run, observer, stop, results).go_on()
 
 

@@ -9,6 +9,7 @@ from typing import IO
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.events import Event, Finished
+from leadctl.domain.masking import Secrets
 from leadctl.domain.model import LeadId
 from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.services.shapes import RunItem
@@ -31,8 +32,9 @@ Row = tuple[str, ...]
 class ResultsDir:
     """Written as outcomes fall; written anew from the ledger when a run begins, goes on and ends."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, secrets: Secrets) -> None:
         self._directory = directory
+        self._secrets = secrets
         try:
             directory.mkdir(parents=True, exist_ok=True)
             probe = directory / f".leadctl-{os.getpid()}"
@@ -80,7 +82,7 @@ class ResultsDir:
                         event.credential_id,
                         event.outcome,
                         event.code,
-                        event.message,
+                        self._secrets.hide(event.message) if event.message else None,
                         event.remote_id,
                     )
                 )

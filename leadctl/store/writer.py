@@ -36,6 +36,8 @@ from leadctl.store.tuples import TupleStatement, bind
 GROUP_ROWS = 1000
 _ANSWER = 300
 _MESSAGE = 500
+#: The vendor's own code is a foreign text as well.
+_CODE = 100
 
 Key = tuple[str, str, int]
 
@@ -234,7 +236,8 @@ class _Group:
         for record in records:
             if record.attempt is not None:
                 answer = self._say(mask_personal(self.secrets.hide(record.attempt.answer)[:2000]), _ANSWER)
-                self.attempts.append((self.source, run_id, *attempt_to_row(record.attempt, answer or "")))
+                attempt = replace(record.attempt, vendor_code=self._say(record.attempt.vendor_code, _CODE))
+                self.attempts.append((self.source, run_id, *attempt_to_row(attempt, answer or "")))
             if record.item is not None:
                 self.items.append(self._item(run_id, record.item))
 
@@ -255,7 +258,7 @@ class _Group:
             in_doubt=write.in_doubt,
             error_code=write.error_code,
             error_message=self._say(write.error_message, _MESSAGE),
-            vendor_code=write.vendor_code,
+            vendor_code=self._say(write.vendor_code, _CODE),
             settled_by=write.settled_by,
             rev=row.rev + 1,
         )
@@ -263,7 +266,7 @@ class _Group:
     def _item(self, run_id: str, item: ItemOutcome) -> tuple[Any, ...]:
         return (
             str(item.outcome), item.attempts, storable(item.remote_id), storable(item.remote_url), item.error_code,
-            self._say(item.error_message, _MESSAGE), storable(item.vendor_code), item.settled_by, to_text(self.now),
+            self._say(item.error_message, _MESSAGE), self._say(item.vendor_code, _CODE), item.settled_by, to_text(self.now),
             str(item.lead_id), run_id, str(item.credential_id), Outcome.PENDING.value,
         )  # fmt: skip
 

@@ -174,6 +174,7 @@ class Endings:
     async def _commit(self, records: Sequence[Record], moves: Sequence[Callable[[], None]]) -> None:
         if records:
             await asyncio.shield(self._ledger.record(self._run_id, records))
+        await self._limiter.publish()
         for move in moves:
             move()
 

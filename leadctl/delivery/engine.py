@@ -230,7 +230,7 @@ class Engine:
                 error = LimitReached(f"the vendor asks to wait {pause:.0f} s, longer than [send] patience")
                 await self._settler.park(queue, error)
                 return False
-            wait = self._limiter.reserve(queue.buckets)
+            wait = await self._limiter.reserve(queue.buckets)
             if wait > 0:
                 await self._sleep(wait)
             if self._limiter.pause_left(queue.buckets) <= 0:

@@ -1,30 +1,61 @@
-"""Rates: one next-free time per bucket (the generic cell rate algorithm), shared by all lanes of the process."""
+"""Rates: places in buckets that all lanes share, and, through the ledger, all processes."""
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leadctl.channelkit.spec import Bucket, Limit
-from leadctl.domain.ports import Clock
+from leadctl.domain.buckets import BucketRow, grant, silenced
+from leadctl.domain.ports import Buckets, Clock
+
+#: The most places that a process takes ahead, whatever the rate.
+MOST_AHEAD = 100
+
+
+class LocalBuckets:
+    """Buckets of this process alone (``leadctl.domain.ports.Buckets``)."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, BucketRow] = {}
+
+    async def take(
+        self, scope: str, now: float, interval: float, tolerance: float, count: int
+    ) -> tuple[Sequence[float], float]:
+        row, places = grant(self._rows.get(scope, BucketRow()), now, interval, tolerance, count)
+        self._rows[scope] = row
+        return places, row.paused_until
+
+    async def silence(self, scope: str, until: float) -> None:
+        self._rows[scope] = silenced(self._rows.get(scope, BucketRow()), until)
 
 
 @dataclass(slots=True)
 class _State:
+    """One bucket as this process knows it. Unix seconds."""
+
     interval: float
     tolerance: float
-    #: When the bucket would be empty again (theoretical arrival time).
-    full_until: float = 0.0
+    places: deque[float] = field(default_factory=deque)
     paused_until: float = 0.0
     #: Throttlings in a row, for our own back-off.
     throttled: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Limiter:
-    """``scale`` multiplies every rate."""
+    """``scale`` multiplies every rate; ``ahead``: seconds of places that are taken at once (a bulk run: 1)."""
 
-    def __init__(self, clock: Clock, scale: float = 1.0) -> None:
+    def __init__(self, clock: Clock, scale: float = 1.0, buckets: Buckets | None = None, ahead: float = 0.0) -> None:
         self._clock = clock
         self._scale = scale
+        self._buckets = buckets or LocalBuckets()
+        self._ahead = ahead
         self._states: dict[str, _State] = {}
+        self._unsaid: dict[str, float] = {}
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
 
     def _state(self, bucket: Bucket) -> _State:
         state = self._states.get(bucket.scope)
@@ -36,32 +67,50 @@ class Limiter:
 
     def pause_left(self, buckets: Sequence[Bucket]) -> float:
         """Seconds until none of the buckets is paused by the vendor."""
-        now = self._clock.monotonic()
+        now = self._now()
         return max(0.0, *(self._state(bucket).paused_until - now for bucket in buckets))
 
-    def reserve(self, buckets: Sequence[Bucket]) -> float:
+    async def reserve(self, buckets: Sequence[Bucket]) -> float:
         """Take one place in every bucket; seconds until it may be used."""
-        now = self._clock.monotonic()
-        states = [self._state(bucket) for bucket in buckets]
-        start = max([now, *(max(s.full_until - s.tolerance, s.paused_until) for s in states)])
-        for state in states:
-            state.full_until = max(state.full_until, start) + state.interval
-        return start - now
+        places = [await self._place(bucket) for bucket in buckets]
+        now = self._now()
+        return max(0.0, *(place - now for place in places))
+
+    async def _place(self, bucket: Bucket) -> float:
+        state = self._state(bucket)
+        async with state.lock:
+            oldest = self._now() - state.tolerance - state.interval
+            while state.places and state.places[0] < oldest:
+                state.places.popleft()  # used late, it would make a burst together with those behind it
+            if not state.places:
+                count = max(1, min(MOST_AHEAD, int(self._ahead / state.interval)))
+                places, paused = await self._buckets.take(
+                    bucket.scope, self._now(), state.interval, state.tolerance, count
+                )
+                state.places.extend(places)
+                state.paused_until = max(state.paused_until, paused)
+            return state.places.popleft()
 
     def pause(self, buckets: Sequence[Bucket], seconds: float | None, scope: str | None) -> float:
         """After a 429: the bucket ``scope`` (default: the narrowest) stands still. Returns the pause in seconds.
 
         A wait that the vendor names is kept as it is; our own doubles from 1 s and is divided by ``scale``.
+        Other processes hear of it by :meth:`publish`.
         """
         chosen = next((bucket for bucket in buckets if bucket.scope == scope), buckets[-1])
         state = self._state(chosen)
         state.throttled += 1
         pause = seconds if seconds is not None else min(60.0, 2.0 ** (state.throttled - 1)) / self._scale
-        until = self._clock.monotonic() + pause
-        state.paused_until = max(state.paused_until, until)
-        # What was reserved before the pause is void: everybody queues again behind it.
-        state.full_until = max(until, min(state.full_until, until + state.tolerance))
+        state.paused_until = max(state.paused_until, self._now() + pause)
+        state.places.clear()
+        self._unsaid[chosen.scope] = state.paused_until
         return pause
+
+    async def publish(self) -> None:
+        """Tell the other processes what was paused."""
+        unsaid, self._unsaid = self._unsaid, {}
+        for scope, until in unsaid.items():
+            await self._buckets.silence(scope, until)
 
     def passed(self, buckets: Sequence[Bucket]) -> None:
         """A request was not throttled: our own back-off begins anew."""

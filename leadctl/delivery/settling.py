@@ -238,6 +238,7 @@ class Settler(Endings):
             batch.queue.put(job, now, now)
         if isinstance(error, Throttled):
             self._pause(batch.queue, error.retry_after, error.scope, error)
+            await self._limiter.publish()
         else:
             await self.park(batch.queue, error)
 

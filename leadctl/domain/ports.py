@@ -43,6 +43,18 @@ class CredentialStore(Protocol):
         """Only one process at a time holds it. Dies with its holder."""
 
 
+class Buckets(Protocol):
+    """Rate buckets that processes share. Times are Unix seconds."""
+
+    async def take(
+        self, scope: str, now: float, interval: float, tolerance: float, count: int
+    ) -> tuple[Sequence[float], float]:
+        """The next ``count`` places (see :func:`leadctl.domain.buckets.grant`), and the end of the pause."""
+
+    async def silence(self, scope: str, until: float) -> None:
+        """Nobody takes a place before ``until``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """A wish to carry one delivery: granted by a conditional write."""

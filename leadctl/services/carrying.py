@@ -14,6 +14,7 @@ from leadctl.services.shapes import check_sums
 from leadctl.services.stopping import StopSwitch
 from leadctl.services.verdicts import run_exit_code
 from leadctl.services.work import Workload
+from leadctl.store.buckets import BucketRows
 from leadctl.store.writer import LedgerWriter
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _in_thread(
                 run_id=run_id,
                 ledger=writer,
                 clock=app.clock,
-                limiter=Limiter(app.clock, settings.limits.scale),
+                limiter=Limiter(app.clock, settings.limits.scale, BucketRows(app.ledger), ahead=1.0 if bulk else 0.0),
                 policy=Policy(
                     settings.send.tries, settings.send.timeout, settings.send.patience, settings.limits.scale
                 ),

@@ -169,6 +169,13 @@ class LedgerBase:
         except SQLAlchemyError as error:
             raise explain(error, f"the ledger {self.location}") from None
 
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """``work`` in one short transaction, again where another process holds a lock or was first."""
+        try:
+            return self._retried(work, lambda error: is_busy(error) or is_race(error), patience=LOCK_PATIENCE)
+        except SQLAlchemyError as error:
+            raise explain(error, f"the ledger {self.location}") from None
+
     def _write(self, work: Callable[[Connection], T]) -> T:
         """``work`` in one transaction, again while another process holds a lock."""
         try:

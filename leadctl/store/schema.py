@@ -4,7 +4,7 @@ Ids are kept as text and read back through :func:`leadctl.domain.model.parse_id`
 width, so that they sort. What comes from a vendor has no length: an over-long code must not lose an outcome.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARCHAR
 
 SCHEMA_VERSION = 1
@@ -151,6 +151,15 @@ attempts = Table(
     Column("answer", Text, nullable=False),
     Column("request_digest", Text),
     Index("leadctl_attempts_lead", "source", "lead_id"),
+)
+
+#: Rates that processes share, by the vendor's scope. Unix seconds.
+buckets = Table(
+    "leadctl_buckets",
+    metadata,
+    Column("scope", _key(191), primary_key=True),
+    Column("full_until", Double, nullable=False),
+    Column("paused_until", Double, nullable=False),
 )
 
 #: What a vendor changed and the credential's row could not take (a chat that moved).

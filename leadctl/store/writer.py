@@ -36,8 +36,6 @@ from leadctl.store.tuples import TupleStatement, bind
 GROUP_ROWS = 1000
 _ANSWER = 300
 _MESSAGE = 500
-#: The vendor's own code is a foreign text as well.
-_CODE = 100
 
 Key = tuple[str, str, int]
 
@@ -236,7 +234,7 @@ class _Group:
         for record in records:
             if record.attempt is not None:
                 answer = self._say(mask_personal(self.secrets.hide(record.attempt.answer)[:2000]), _ANSWER)
-                attempt = replace(record.attempt, vendor_code=self._say(record.attempt.vendor_code, _CODE))
+                attempt = replace(record.attempt, vendor_code=self._code(record.attempt.vendor_code))
                 self.attempts.append((self.source, run_id, *attempt_to_row(attempt, answer or "")))
             if record.item is not None:
                 self.items.append(self._item(run_id, record.item))
@@ -258,7 +256,7 @@ class _Group:
             in_doubt=write.in_doubt,
             error_code=write.error_code,
             error_message=self._say(write.error_message, _MESSAGE),
-            vendor_code=self._say(write.vendor_code, _CODE),
+            vendor_code=self._code(write.vendor_code),
             settled_by=write.settled_by,
             rev=row.rev + 1,
         )
@@ -266,9 +264,13 @@ class _Group:
     def _item(self, run_id: str, item: ItemOutcome) -> tuple[Any, ...]:
         return (
             str(item.outcome), item.attempts, storable(item.remote_id), storable(item.remote_url), item.error_code,
-            self._say(item.error_message, _MESSAGE), self._say(item.vendor_code, _CODE), item.settled_by, to_text(self.now),
+            self._say(item.error_message, _MESSAGE), self._code(item.vendor_code), item.settled_by, to_text(self.now),
             str(item.lead_id), run_id, str(item.credential_id), Outcome.PENDING.value,
         )  # fmt: skip
+
+    def _code(self, text: str | None) -> str | None:
+        """The vendor's own code is a foreign text as well."""
+        return storable(self.secrets.hide(text)) if text else text
 
     def _say(self, text: str | None, limit: int) -> str | None:
         """A text from outside as the ledger may keep it."""

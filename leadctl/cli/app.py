@@ -113,7 +113,8 @@ def help_text(path: Sequence[str], width: int | None = None) -> str | None:
             return None
         settings = {**command.context_settings, **({"terminal_width": width} if width else {})}
         context = command.context_class(command, info_name=word, parent=context, **settings)
-    return f"{command.get_help(context)}\n"
+    # Typer names a list argument's Python type, which says nothing to a person.
+    return command.get_help(context).replace(" <list[str]>", "") + "\n"
 
 
 def _usage_error(error: Exception) -> ConfigError:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leadctl.domain.errors import ConfigError, LeadctlError
-from leadctl.domain.masking import Secrets
+from leadctl.domain.masking import Secrets, json_escaped, printable
 from leadctl.domain.model import LeadId
 
 if TYPE_CHECKING:
@@ -251,9 +251,10 @@ class Context:
 
     def dumps(self, document: Mapping[str, Any] | Sequence[Any] | LeadId, indent: int | None = None) -> str:
         separators = (",", ":") if indent is None else None
-        return json.dumps(
+        text = json.dumps(
             document, ensure_ascii=not self.out.is_unicode, indent=indent, separators=separators, default=str
         )
+        return text if text.isascii() else json_escaped(text)
 
     def line(self, text: str = "") -> None:
         """One line of text on stdout."""
@@ -329,9 +330,9 @@ class Context:
         if self._json_logs():
             self.logs.write(level, level, message=text, hint=hint, **fields)
             return
-        self.say(f"{level}: {text}")
+        self.say(printable(f"{level}: {text}"))
         if hint:
-            self.say(f"  hint: {hint}")
+            self.say(printable(f"  hint: {hint}"))
         if self.log_file:
             self.logs.write(level, level, to_stderr=False, message=text, hint=hint, **fields)
 

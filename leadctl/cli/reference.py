@@ -76,11 +76,19 @@ def _channel_section() -> str:
     from leadctl.services.catalog import channel_rows
 
     rows = [
-        (f"`{row['name']}`", str(row["batch"]), row["limits"], row["repeat"], keys(row["data_keys"]))
+        (
+            f"`{row['name']}`",
+            str(row["batch"]),
+            row["limits"],
+            row["repeat"],
+            keys(row["data_keys"]),
+            keys(row["settings_keys"]),
+        )
         for row in channel_rows()
         if row["state"] == "supported"
     ]
-    return _markdown(("channel", "batch", "limits", "a repeated send", "keys of `data`"), rows)
+    headers = ("channel", "batch", "limits", "a repeated send", "keys of `data`", "keys of `settings`")
+    return _markdown(headers, rows)
 
 
 def _config_section() -> str:

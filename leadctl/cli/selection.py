@@ -44,7 +44,12 @@ def lead_selection(context: Context, options: SelectionOptions, coerce: Coerce) 
         raise ConfigError(
             "no lead is selected", hint="name leads, or use --ids-file, --project, --entity, --since or --max-age"
         )
-    return LeadSelection(ids=ids, project=options.project, entity=options.entity, since=since, until=until)
+    typed = tuple(f"{name}={text}" for name, text in _times(options) if text)
+    return LeadSelection(ids, options.project, options.entity, since, until, typed)
+
+
+def _times(options: SelectionOptions) -> tuple[tuple[str, str | None], ...]:
+    return ("since", options.since), ("until", options.until), ("max_age", options.max_age)
 
 
 def named_ids(context: Context, options: NamedOptions, coerce: Coerce) -> list[LeadId] | None:

@@ -54,7 +54,11 @@ def show_result(context: Context, app: "App", document: Document) -> None:
     if context.json_output:
         context.print_json(document)
         return
-    show_run(context, document, run_groups(app, document["run_id"]) if document.get("run_id") else [])
+    show_run(
+        context,
+        document,
+        run_groups(app, document["run_id"], context.typed.as_arguments()) if document.get("run_id") else [],
+    )
 
 
 def dry_run(context: Context, app: "App", request: "SendRequest") -> int:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 #: Seconds of places that may be granted ahead of the clock, by all processes together.
 MOST_BACKLOG = 60.0
 

@@ -18,6 +18,16 @@ def clean(text: str, limit: int = 500) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would act on; lines and spaces stay."""
+    return _CONTROL.sub(" ", text)
+
+
+def json_escaped(document: str) -> str:
+    """A JSON document in which what a terminal would act on is escaped, as a JSON reader undoes it."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
 class Secrets:
     """The secret values known to this process: what they are must never be shown or kept."""
 

@@ -114,15 +114,21 @@ def _run_row(app: "App", row: RunRow) -> dict[str, Any]:
     }
 
 
-def run_groups(app: "App", run_id: str) -> list[dict[str, Any]]:
-    """What went wrong in a run, by credential and code, with what to do about it."""
+def run_groups(app: "App", run_id: str, global_options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What went wrong in a run, by credential and code, with what to do about it.
+
+    ``global_options`` stand in every command that is advised.
+    """
     groups = app.ledger.group_errors(run_id)
     accounts = {account.credential_id: account for account in load_credentials(app.db)} if groups else {}
     missing = _missing_group(app, run_id)
-    return [*missing, *(_group(group, accounts.get(group.credential_id), run_id) for group in groups)]
+    return [
+        *missing,
+        *(_group(group, accounts.get(group.credential_id), run_id, global_options) for group in groups),
+    ]
 
 
-def _group(group: ErrorGroup, account: Account | None, run_id: str) -> dict[str, Any]:
+def _group(group: ErrorGroup, account: Account | None, run_id: str, global_options: Sequence[str]) -> dict[str, Any]:
     held = is_held(group.channel, account.settings if account else {})
     return {
         "channel": group.channel,
@@ -134,7 +140,13 @@ def _group(group: ErrorGroup, account: Account | None, run_id: str) -> dict[str,
         "count": group.count,
         "first_lead": group.first_lead,
         "advice": advice(
-            group.error_code, group.channel, group.credential_id, run_id, group.first_lead, held=held
+            group.error_code,
+            group.channel,
+            group.credential_id,
+            run_id,
+            group.first_lead,
+            held=held,
+            global_options=global_options,
         ),
     }  # fmt: skip
 

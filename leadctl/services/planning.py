@@ -137,7 +137,7 @@ class Planning:
         self, lead_id: LeadId, route: OpenRoute, via: Via, known: Sequence[Target], lead: Lead | None
     ) -> PlannedDelivery | Skip:
         rows = sorted((row for row in known if _is_at(row, route)), key=lambda row: row.n)
-        proof = next((row for row in rows if row.state is TargetState.DELIVERED), None)
+        proof = next((row for row in reversed(rows) if row.state is TargetState.DELIVERED), None)
         last = rows[-1] if rows else None
 
         def planned(state: PlanState | None, target: Target | None, n: int) -> PlannedDelivery:

@@ -32,6 +32,8 @@ class LeadSelection:
     entity: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    #: ``since``, ``until`` and the like as they were typed: "2d" is the same selection tomorrow.
+    typed: tuple[str, ...] = ()
     #: False: the ids are those that an earlier run selected, not a person's list.
     by_name: bool = True
 

@@ -103,7 +103,8 @@ def selection_digest(request: SendRequest) -> str:
     parts = [
         request.command,
         ids.hexdigest() if request.leads.ids is not None else None,
-        *_filters(request.leads),
+        *(_filters(request.leads) if not request.leads.typed else (request.leads.project, request.leads.entity)),
+        *request.leads.typed,
         *_selector_options(request.selectors).values(),
         bool(request.force_reason),
     ]

@@ -1,7 +1,7 @@
 """The exit code of a run from its outcomes (CONTRACT §5), and what a person does about each error."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from leadctl.domain.outcomes import ErrorCode, Outcome
 
@@ -83,12 +83,15 @@ def advice(
     lead_id: int | str,
     *,
     held: bool = False,
+    global_options: Sequence[str] = (),
 ) -> str:
     """What to do about an error, with the command to type. ``held``: only a person settles what is in doubt."""
     text = _LOOK_FIRST if held and code == ErrorCode.MAYBE_DELIVERED else _ADVICE.get(code, "")
     return text.format(
-        resend=shlex.join(["leadctl", "resend", str(lead_id), "-c", str(channel)]),
-        resume=shlex.join(["leadctl", "runs", "resume", run_id]),
-        check=shlex.join(["leadctl", "channels", "check", str(channel), "--credential", str(credential_id)]),
-        settle=shlex.join(["leadctl", "settle", str(lead_id), "--credential", str(credential_id)]),
+        resend=shlex.join(["leadctl", *global_options, "resend", str(lead_id), "-c", str(channel)]),
+        resume=shlex.join(["leadctl", *global_options, "runs", "resume", run_id]),
+        check=shlex.join(
+            ["leadctl", *global_options, "channels", "check", str(channel), "--credential", str(credential_id)]
+        ),
+        settle=shlex.join(["leadctl", *global_options, "settle", str(lead_id), "--credential", str(credential_id)]),
     )

@@ -124,8 +124,11 @@ class LedgerBase:
             raise explain(error, f"the ledger {self.location}") from None
 
     def _make_file(self, path: Path) -> None:
-        """An empty file that those may read who may read the leads: the ledger tells of the same people."""
-        mode = self._leads_path.stat().st_mode & 0o666 if self._leads_path is not None else 0o600
+        """An empty file that those may read who may read the leads: the ledger tells of the same people.
+
+        Its owner may always write to it, also where nobody may write to the leads.
+        """
+        mode = 0o600 | (self._leads_path.stat().st_mode & 0o666 if self._leads_path is not None else 0)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode))
         except OSError:

@@ -118,7 +118,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
         "planning.plan_leads": fake.plan_leads,
         "resending.send": fake.send,
         "resending.resume": fake.resume,
-        "inspecting.run_groups": lambda app, run_id: [group()],
+        "inspecting.run_groups": lambda app, run_id, global_options=(): [group()],
         "inspecting.run_report": fake.answer,
         "inspecting.list_runs": fake.answer_rows,
         "inspecting.history": fake.answer,

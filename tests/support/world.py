@@ -177,17 +177,20 @@ class World:
         config = str(self.folder / "leadctl.toml")
         return [sys.executable, "-m", "leadctl", "--config", config, *map(str, arguments)]
 
+    def _program(self, arguments: Sequence[object], patch: str | None) -> list[str]:
+        command = self.command(*arguments)
+        if patch is not None:
+            command[1:3] = ["-c", patch + _MAIN]
+        return command
+
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADCTL_")}
         return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", **self.env, **more}
 
     def run(self, *arguments: object, stdin: str | None = None, patch: str | None = None, **env: str) -> Finished:
         """Run leadctl to its end. ``patch``: Python that is run in its process first, to break something."""
-        command = self.command(*arguments)
-        if patch is not None:
-            command[1:3] = ["-c", patch + _MAIN]
         done = subprocess.run(
-            command,
+            self._program(arguments, patch),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -198,16 +201,24 @@ class World:
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: object, **env: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.command(*arguments),
-            stdin=subprocess.DEVNULL,
+    def start(
+        self, *arguments: object, stdin: str | None = None, patch: str | None = None, **env: str
+    ) -> "subprocess.Popen[str]":
+        """leadctl in the background. ``stdin``: a few lines, which it finds there. ``patch`` as in :meth:`run`."""
+        process = subprocess.Popen(
+            self._program(arguments, patch),
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment(**env),
             cwd=self.folder,
         )
+        if process.stdin is not None:
+            with process.stdin as stream:
+                stream.write(stdin or "")
+            process.stdin = None  # communicate() must not flush it again
+        return process
 
     def finish(self, process: "subprocess.Popen[str]") -> Finished:
         """Wait for what :meth:`start` has started."""

@@ -6,7 +6,8 @@ process at a time (the store's lease), the row read again first, written by comp
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -23,6 +24,9 @@ from leadctl.domain.masking import clean
 MARGIN = 120.0
 #: After "revoked" the row is read again for so many seconds: the application may be writing a new pair.
 PATIENCE = 10
+#: Seconds that a refresh by another process may take: two requests, and the wait after "revoked". A frozen process
+#: holds its lease for longer, and must not keep this one for ever.
+LEASE_PATIENCE = 180.0
 #: How often a refused token is replaced by one that somebody else wrote, before the refusal is believed.
 ROUNDS = 3
 
@@ -181,7 +185,7 @@ class BearerAuth:
         credentials, identity = self._toolbox.credentials, self._toolbox.credential_id
         async with self._lock:
             if await credentials.writable(identity):
-                async with credentials.lease(identity):
+                async with self._lease():
                     return not await self._take_over(spent) and await self._refresh(client)
             if await self._take_over(spent) or not (refused or self._due(0)):
                 return False
@@ -190,6 +194,20 @@ class BearerAuth:
             "for the new one would be lost. Give leadctl the right to UPDATE the credentials, or refresh it elsewhere",
             http_status=401 if refused else None,
         )
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[None]:
+        """The right to refresh, of one process at a time."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(LEASE_PATIENCE / self._toolbox.scale):
+                    await stack.enter_async_context(self._toolbox.credentials.lease(self._toolbox.credential_id))
+            except TimeoutError:
+                raise LimitReached(
+                    "another process of leadctl is refreshing the access token and does not come to an end: "
+                    "is it frozen? Let it go on, or end it"
+                ) from None
+            yield
 
     async def _take_over(self, spent: str) -> bool:
         """Read the row again. True if it holds another token than ``spent`` that has time to live."""

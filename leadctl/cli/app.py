@@ -114,7 +114,7 @@ def help_text(path: Sequence[str], width: int | None = None) -> str | None:
         settings = {**command.context_settings, **({"terminal_width": width} if width else {})}
         context = command.context_class(command, info_name=word, parent=context, **settings)
     # Typer names a list argument's Python type, which says nothing to a person.
-    return command.get_help(context).replace(" <list[str]>", "") + "\n"
+    return str(command.get_help(context)).replace(" <list[str]>", "") + "\n"
 
 
 def _usage_error(error: Exception) -> ConfigError:

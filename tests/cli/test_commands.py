@@ -104,6 +104,7 @@ def test_a_selection_of_everything(services: FakeServices, tmp_path: Path) -> No
         entity="5",
         since=NOW - timedelta(days=2),
         until=datetime(2026, 11, 24, 6, 0, tzinfo=UTC),
+        typed=("since=2026-11-20T09:00", "until=09:00", "max_age=2d"),
     )
 
 

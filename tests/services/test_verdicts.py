@@ -108,3 +108,8 @@ def test_only_a_person_settles_what_is_held() -> None:
 
 def test_a_hostile_id_is_quoted_in_advice() -> None:
     assert "'; rm -rf {x}'" in advice(ErrorCode.VENDOR_REJECTED, "amocrm", 7, "r1", "; rm -rf {x}")
+
+
+def test_advice_repeats_the_global_options() -> None:
+    text = advice("run_stopped", "amocrm", 7, "r1", 42, global_options=("--config", "/etc/a b.toml"))
+    assert "leadctl --config '/etc/a b.toml' runs resume r1" in text

@@ -29,7 +29,7 @@ USER_AGENT = f"leadctl/{__version__}"
 #: The most bytes of an answer that are read: a list of 250 amoCRM leads is about 1 MB.
 MAX_ANSWER = 4 * 1024 * 1024
 #: Seconds that a vendor is always given, however much ``[limits] scale`` shortens our own waits.
-MIN_TIMEOUT = 1.0
+MIN_TIMEOUT = 2.0
 
 ConfigT = TypeVar("ConfigT", bound=ChannelConfig)
 SettingsT = TypeVar("SettingsT", bound=ChannelSettings)

@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash
+SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench generate format system clean
+.PHONY: help demo test check soak bench generate format system clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, freshness of gener
 	$(BIN)/lint-imports
 	$(BIN)/python -m leadctl.cli.reference --check
 
+soak: $(VENV)/.dev ## Kill 200 bulk runs of 1,000 leads at random times, and print what was lost or sent twice
+	$(BIN)/python -m tests.crash.kills $(ARGS)
+
 bench: $(VENV)/.dev ## Measure speed as ratios against bare loops in the same run
 	$(BIN)/python -m benchmarks
 
@@ -35,11 +38,11 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format leadctl tests benchmarks
 	$(BIN)/ruff check --fix leadctl tests benchmarks
 
-# What the tests try for real: a mail server and three shells. As root on Debian they are installed; elsewhere
-# the tests that need a missing one say so.
+# What the tests try for real: a mail server, a database server and three shells. As root on Debian they are
+# installed; elsewhere the tests that need a missing one say so.
 system:
-	@missing=; for tool in postfix saslpasswd2 zsh fish bash; do \
-	  PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=; for tool in postfix saslpasswd2 zsh fish bash initdb; do \
+	  PATH="$$PATH:/usr/sbin:/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing for the tests:$$missing"; \

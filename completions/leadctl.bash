@@ -11,13 +11,13 @@ _leadctl() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-            --channel|--config|--credential|--credentials-file|--database-url|--delay|--entity|--ids-file|--log-file|--log-format|--max-age|--path|--port|--project|--reason|--results-dir|--scale|--settings-file|--since|--skip-channel|--until|--wait|-c)
+            --before|--channel|--config|--credential|--credentials-file|--database-url|--delay|--entity|--ids-file|--log-file|--log-format|--max-age|--path|--port|--project|--reason|--results-dir|--scale|--settings-file|--since|--skip-channel|--until|--wait|-c)
                 [[ ${COMP_WORDS[i+1]} == "=" ]] && ((i++))
                 ((i++)) ;;
             -*) ;;
             *)
                 case "${at:+$at }$word" in
-                    "resend"|"bulk-resend"|"plan"|"history"|"settle"|"adopt"|"init"|"doctor"|"sandbox"|"demo"|"channels"|"channels list"|"channels check"|"channels schema"|"runs"|"runs list"|"runs show"|"runs resume") at="${at:+$at }$word" ;;
+                    "resend"|"bulk-resend"|"plan"|"history"|"settle"|"adopt"|"init"|"doctor"|"sandbox"|"demo"|"channels"|"channels list"|"channels check"|"channels schema"|"runs"|"runs list"|"runs show"|"runs resume"|"runs purge") at="${at:+$at }$word" ;;
                 esac ;;
         esac
     done
@@ -35,7 +35,7 @@ _leadctl() {
         --log-format)
             COMPREPLY=($(compgen -W "console json" -- "$cur"))
             return ;;
-        --credential|--database-url|--delay|--entity|--max-age|--port|--project|--reason|--scale|--since|--until|--wait)
+        --before|--credential|--database-url|--delay|--entity|--max-age|--port|--project|--reason|--scale|--since|--until|--wait)
             return ;;
     esac
     case $at in
@@ -47,17 +47,18 @@ _leadctl() {
         "settle") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --credential --delivered --not-delivered --reason --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "adopt") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --delivered --undo --reason --dry-run --yes --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "init") [[ $cur == -* ]] && words="--path --database-url --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
-        "doctor") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "doctor") [[ $cur == -* ]] && words="--ledger-restored --no-ledger-restored --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "sandbox") [[ $cur == -* ]] && words="--port --scale --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "demo") [[ $cur == -* ]] && words="--config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "channels") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="list check schema" ;;
         "channels list") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "channels check") [[ $cur == -* ]] && words="--credential --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="$channels" ;;
         "channels schema") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="$channels" ;;
-        "runs") [[ $cur == -* ]] && words="--unfinished --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="list show resume" ;;
+        "runs") [[ $cur == -* ]] && words="--unfinished --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="list show resume purge" ;;
         "runs list") [[ $cur == -* ]] && words="--unfinished --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "runs show") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "runs resume") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "runs purge") [[ $cur == -* ]] && words="--before --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }

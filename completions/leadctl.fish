@@ -10,11 +10,11 @@ function __leadctl_at
             continue
         end
         switch $word
-            case --channel --config --credential --credentials-file --database-url --delay --entity --ids-file --log-file --log-format --max-age --path --port --project --reason --results-dir --scale --settings-file --since --skip-channel --until --wait -c
+            case --before --channel --config --credential --credentials-file --database-url --delay --entity --ids-file --log-file --log-format --max-age --path --port --project --reason --results-dir --scale --settings-file --since --skip-channel --until --wait -c
                 set skip yes
             case '-*'
             case '*'
-                contains -- "$at $word" ' resend' ' bulk-resend' ' plan' ' history' ' settle' ' adopt' ' init' ' doctor' ' sandbox' ' demo' ' channels' ' channels list' ' channels check' ' channels schema' ' runs' ' runs list' ' runs show' ' runs resume'; and set at "$at $word"
+                contains -- "$at $word" ' resend' ' bulk-resend' ' plan' ' history' ' settle' ' adopt' ' init' ' doctor' ' sandbox' ' demo' ' channels' ' channels list' ' channels check' ' channels schema' ' runs' ' runs list' ' runs show' ' runs resume' ' runs purge'; and set at "$at $word"
         end
     end
     test "$at" = "$argv[1]"
@@ -38,7 +38,7 @@ complete -c leadctl -n "__leadctl_at ''" -a doctor -d 'Check config, database, l
 complete -c leadctl -n "__leadctl_at ''" -a sandbox -d 'Run the emulated vendors on loopback until it is stopped.'
 complete -c leadctl -n "__leadctl_at ''" -a demo -d 'Show all of it in a minute, on a sandbox.'
 complete -c leadctl -n "__leadctl_at ''" -a channels -d 'List the channels, or check credentials.'
-complete -c leadctl -n "__leadctl_at ''" -a runs -d 'List runs, show one, or go on with one.'
+complete -c leadctl -n "__leadctl_at ''" -a runs -d 'List runs, show one, go on with one, or forget old ones.'
 complete -c leadctl -n "__leadctl_at ''" -l version -d 'The version.'
 complete -c leadctl -n "__leadctl_at ''" -l config -r -F -d 'The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …'
 complete -c leadctl -n "__leadctl_at ''" -s q -l quiet -d 'Warnings and errors only, no progress.'
@@ -182,6 +182,7 @@ complete -c leadctl -n "__leadctl_at ' init'" -l log-format -x -a 'console json'
 complete -c leadctl -n "__leadctl_at ' init'" -l log-file -r -F -d 'JSON lines, appended.'
 complete -c leadctl -n "__leadctl_at ' init'" -l log-personal-data -d 'Do not mask e-mail addresses and phones in logs.'
 complete -c leadctl -n "__leadctl_at ' init'" -s h -l help -d 'Show the help.'
+complete -c leadctl -n "__leadctl_at ' doctor'" -l ledger-restored -l no-ledger-restored -d 'Say that the ledger was restored from a backup (leads are looked for before they are sent), or was not.'
 complete -c leadctl -n "__leadctl_at ' doctor'" -l json -d 'One JSON document on stdout.'
 complete -c leadctl -n "__leadctl_at ' doctor'" -l config -r -F -d 'The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …'
 complete -c leadctl -n "__leadctl_at ' doctor'" -s q -l quiet -d 'Warnings and errors only, no progress.'
@@ -255,6 +256,7 @@ complete -c leadctl -n "__leadctl_at ' channels schema'" -s h -l help -d 'Show t
 complete -c leadctl -n "__leadctl_at ' runs'" -a list -d 'Runs that the ledger knows, the newest first.'
 complete -c leadctl -n "__leadctl_at ' runs'" -a show -d 'What a run did, its failures grouped, with what to do about each.'
 complete -c leadctl -n "__leadctl_at ' runs'" -a resume -d 'Go on with a run: the ids and flags that the ledger kept.'
+complete -c leadctl -n "__leadctl_at ' runs'" -a purge -d 'Forget answers, attempts and finished runs of before a time.'
 complete -c leadctl -n "__leadctl_at ' runs'" -l unfinished -d 'Only those that runs resume goes on with.'
 complete -c leadctl -n "__leadctl_at ' runs'" -l json -d 'One JSON document on stdout.'
 complete -c leadctl -n "__leadctl_at ' runs'" -l config -r -F -d 'The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …'
@@ -293,3 +295,13 @@ complete -c leadctl -n "__leadctl_at ' runs resume'" -l log-format -x -a 'consol
 complete -c leadctl -n "__leadctl_at ' runs resume'" -l log-file -r -F -d 'JSON lines, appended.'
 complete -c leadctl -n "__leadctl_at ' runs resume'" -l log-personal-data -d 'Do not mask e-mail addresses and phones in logs.'
 complete -c leadctl -n "__leadctl_at ' runs resume'" -s h -l help -d 'Show the help.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l before -x -d '2026-11-24T09:00, 09:00, 3h, 90d.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l json -d 'One JSON document on stdout.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l config -r -F -d 'The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -s q -l quiet -d 'Warnings and errors only, no progress.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -s v -l verbose -d 'More in the log, tracebacks too.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l no-color -d 'No colours. NO_COLOR does the same.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l log-format -x -a 'console json' -d 'console, or json: stderr is JSON lines only.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l log-file -r -F -d 'JSON lines, appended.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -l log-personal-data -d 'Do not mask e-mail addresses and phones in logs.'
+complete -c leadctl -n "__leadctl_at ' runs purge'" -s h -l help -d 'Show the help.'

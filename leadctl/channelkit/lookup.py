@@ -27,7 +27,8 @@ async def find_marked(
 
     ``pages`` descend by id; an empty page is the end of the list, and a list that ends without one was not walked to
     its end. ``floors``: key → an id that was there before the key was sent, where that is known: what is not found
-    above it is absent. A page that cannot be read (Transient) proves nothing for what was not found until then.
+    above it is absent. A page that cannot be read (Transient) proves nothing for what was not found until then; the
+    first one's failure is raised.
     """
     hits: dict[str, list[Listed]] = {key: [] for key in keys}
     lowest: int | None = None
@@ -47,6 +48,8 @@ async def find_marked(
                 if floors and lowest <= min(floors.values()):
                     break
     except Transient as error:
+        if lowest is None and not any(hits.values()):
+            raise  # not one page: that says something about the vendor, and nothing about the keys
         reason = error.message
     return {
         key: _finding(found, lowest is not None and lowest <= floors.get(key, 0), reason, url_of)

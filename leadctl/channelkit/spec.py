@@ -24,8 +24,10 @@ class Step:
     retransmit: Retransmit
     #: The most deliveries in one request.
     batch: int = 1
-    #: LOOKUP: seconds after the attempt in doubt at which the vendor is asked; the last Absent is believed.
+    #: LOOKUP: seconds after the end of the attempt in doubt at which the vendor is asked; the last Absent is believed.
     looks: tuple[float, ...] = ()
+    #: Seconds after the send for which the vendor may still be at it, although we hear nothing more.
+    busy: float = 0.0
     #: Makes something that the main step needs (the contact of a deal); done, it is not yet a delivery.
     preparatory: bool = False
 

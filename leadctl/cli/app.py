@@ -55,7 +55,12 @@ def build() -> typer.Typer:
         "schema": channels.schema,
     }
     app.add_typer(_with_list(channels.channels, of_channels), name="channels")
-    of_runs: dict[str, Command] = {"list": runs.list_runs, "show": runs.show, "resume": runs.resume}
+    of_runs: dict[str, Command] = {
+        "list": runs.list_runs,
+        "show": runs.show,
+        "resume": runs.resume,
+        "purge": runs.purge,
+    }
     app.add_typer(_with_list(runs.runs, of_runs), name="runs")
     register(app, "history", history.history)
     register(app, "settle", settle.settle)

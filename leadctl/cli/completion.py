@@ -52,7 +52,7 @@ def tree(command: Any, path: tuple[str, ...] = ()) -> Node:
 
 
 def _option(param: Any) -> Option:
-    names = tuple(sorted(param.opts, key=len))
+    names = tuple(sorted([*param.opts, *param.secondary_opts], key=len))
     return Option(names, _kind(param, names), str(param.help or ""), repeatable=bool(param.multiple))
 
 

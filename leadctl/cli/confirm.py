@@ -71,10 +71,10 @@ def question_text(context: Context, question: "Question") -> str:
 
 
 def _ask(context: Context, question: "Question") -> None:
-    context.err.write(f"{question_text(context, question)}\nGo on? [y/N] ")
-    context.err.flush()
     try:
-        with interruptible():
+        with interruptible():  # before the question is seen: the answer to it may be Ctrl-C
+            context.err.write(f"{question_text(context, question)}\nGo on? [y/N] ")
+            context.err.flush()
             answer = context.stdin.readline() if context.stdin else ""
     except Interrupted as signal:
         context.err.write("\n")

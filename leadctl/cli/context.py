@@ -240,6 +240,8 @@ class Context:
 
         with open_app(self.loaded, create_ledger=create_ledger) as app:
             self.secrets = app.secrets
+            for text, hint in app.warnings():
+                self.warn(text, hint)
             yield app
 
     # -- stdout ----------------------------------------------------------------------------------------------

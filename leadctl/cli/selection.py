@@ -21,7 +21,7 @@ def selectors(options: SelectorOptions) -> "Selectors":
     return Selectors(
         channels=_channels(options.channel, "--channel"),
         skip_channels=_channels(options.skip_channel, "--skip-channel"),
-        credentials=tuple(_split(options.credential)),
+        credentials=_credentials(options.credential),
         credentials_file=_file(options.credentials_file, "--credentials-file"),
         settings_file=_file(options.settings_file, "--settings-file"),
     )
@@ -105,6 +105,13 @@ def _channels(values: list[str], option: str) -> tuple[str, ...]:
     for name in names:
         check_channel(name, option)
     return names
+
+
+def _credentials(values: list[str]) -> tuple[str, ...]:
+    ids = tuple(_split(values))
+    if values and not ids:  # an unset shell variable must not mean all of them
+        raise ConfigError("--credential: no credential is named")
+    return ids
 
 
 def _file(text: str | None, option: str) -> Path | None:

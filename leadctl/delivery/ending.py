@@ -99,7 +99,7 @@ class Endings:
             if not job.ours:
                 batch.queue.put(job, 0.0, 0.0)
                 continue
-            job.doubt(job.context, self._clock.now())
+            job.doubt(job.context, self._clock.now(), self._clock.monotonic())
             record, move = self._finish(job, Outcome.UNKNOWN, ErrorCode.BUG, bug, None)
             records.append(record)
             moves.append(move)

@@ -119,6 +119,7 @@ class Engine:
                     break
                 continue
             half_open = lane.breaker.state is BreakerState.HALF_OPEN
+            batch: Batch | None = None
             lane.busy += 1
             try:
                 batch = await lane.next_batch(self._clock.monotonic(), 1 if half_open else None)
@@ -126,7 +127,8 @@ class Engine:
                     await self._carry(lane, batch)
             finally:
                 lane.busy -= 1
-                lane.wake()
+                if batch is not None:  # two that find nothing would wake each other for ever
+                    lane.wake()
             if batch is None:
                 if lane.finished:
                     break
@@ -173,7 +175,7 @@ class Engine:
         lane.probing = True
         try:
             await self._cancellable(queue.route.channel.check())
-        except (Transient, Ambiguous, Throttled, asyncio.CancelledError):
+        except (Transient, Ambiguous, Throttled, _Cut):
             lane.breaker.probe_failed(self._clock.monotonic())
         except (Unusable, LimitReached) as error:
             await self._settler.park(queue, error)
@@ -225,9 +227,9 @@ class Engine:
         """A place in every bucket. False: stopped, or the pause is longer than patience."""
         queue = batch.queue
         while not self._stop.is_set() and not queue.parking:
-            pause = self._limiter.pause_left(queue.buckets)
+            pause = self._limiter.pause_length(queue.buckets)
             if pause > self._policy.patience:
-                error = LimitReached(f"the vendor asks to wait {pause:.0f} s, longer than [send] patience")
+                error = LimitReached(f"the vendor lets nothing through for {pause:.0f} s, longer than [send] patience")
                 await self._settler.park(queue, error)
                 return False
             wait = await self._limiter.reserve(queue.buckets)
@@ -292,12 +294,13 @@ class Engine:
         if whole is not None:
             receipts = {job.key: whole for job in jobs}
             digest = whole.request_digest
+        probe = lane.breaker.state is BreakerState.HALF_OPEN
         self._note_health(lane, jobs, whole)
         await self._settler.settle(
             batch,
             jobs,
             receipts,
-            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, digest),
+            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, digest, probe),
         )
 
     async def _not_sent(self, lane: Lane, batch: Batch, error: DeliveryError) -> None:
@@ -332,9 +335,9 @@ class Engine:
         except DeliveryError as error:
             await self._settler.look_refused(batch, jobs, error, started)
             return
-        if whole is None and all(isinstance(finding, CannotTell) for finding in findings.values()):
-            whole = Transient("the vendor cannot be asked")  # a channel may answer so for an outage
-        self._note_health(lane, jobs, whole)
+        # "Cannot tell" is an answer of a vendor that is well; an outage is raised. It proves neither.
+        if whole is not None or not all(isinstance(finding, CannotTell) for finding in findings.values()):
+            self._note_health(lane, jobs, whole)
         await self._settler.found(batch, jobs, findings, started, self._clock.monotonic() - began)
 
     async def _hold(self, batch: Batch) -> None:

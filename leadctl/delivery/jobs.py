@@ -10,7 +10,7 @@ from leadctl.channelkit.channel import Channel
 from leadctl.channelkit.spec import Retransmit, Step
 from leadctl.delivery.retries import Facts
 from leadctl.domain.errors import DeliveryError
-from leadctl.domain.model import Account, Delivery, Done, Lead, Target
+from leadctl.domain.model import RESTORED, Account, Delivery, Done, Lead, Target
 from leadctl.domain.outcomes import ErrorCode, Outcome, SettledBy, TargetState
 from leadctl.domain.ports import AttemptRecord, Intent, ItemOutcome, TargetWrite
 
@@ -62,11 +62,15 @@ class Job:
     done: dict[str, str] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
     sent_at: datetime | None = None
+    #: The attempt in doubt was over at this monotonic time or before; None: another process's, nobody knows when.
+    since: float | None = None
     #: The step in doubt was sent by an earlier process: the row must be taken over before it is settled.
     foreign: bool = False
     #: The earlier process never wrote what became of the request.
     crashed: bool = False
     in_doubt: bool = False
+    #: The ledger was restored from a backup: every step may have been made by an attempt that it has forgotten.
+    forgotten: bool = False
     main_done: bool = False
     #: A person asked to go on although it is in doubt and cannot be asked for.
     retry_unknown: bool = False
@@ -132,7 +136,7 @@ class Job:
             step=step.name,
             first_at=self.first_at,
             sent_at=now,
-            context=context,
+            context={**context, RESTORED: "1"} if self.forgotten else context,
         )
 
     def granted(self, target: Target) -> None:
@@ -159,9 +163,11 @@ class Job:
         self.remote_url = target.remote_url
         self.main_done = target.state is TargetState.INCOMPLETE or self._has_main(target)
         self.in_doubt = target.in_doubt or target.state in (TargetState.UNKNOWN, TargetState.SENDING)
+        self.forgotten = RESTORED in target.context
         if self.in_doubt:
             self.context = dict(target.context)
             self.sent_at = target.sent_at
+            self.since = None
             self.foreign = True
             self.crashed = target.state is TargetState.SENDING
 
@@ -182,12 +188,15 @@ class Job:
             self.remote_id, self.remote_url = done.remote_id, done.remote_url
             if done.accepted:
                 self.settled_by = SettledBy.ACCEPTED
+        if self.forgotten and not done.open:
+            self.in_doubt = self.foreign = self.step() is not None
 
-    def doubt(self, context: Mapping[str, str], sent_at: datetime) -> None:
+    def doubt(self, context: Mapping[str, str], sent_at: datetime, since: float) -> None:
         """The attempt just made may have been executed."""
         self.in_doubt = True
         self.context = dict(context)
         self.sent_at = sent_at
+        self.since = since
         self.looks_done = self.look_failures = 0
 
     def absent(self) -> None:

@@ -101,7 +101,8 @@ class AccountQueue:
             return Batch(self, self.route.channel.steps[0], Mode.NOTHING, [self._ready.popleft()])
         mode = first.mode(step)
         size = min(step.batch, self.route.channel.batch_size(step), self.batch_cap or step.batch)
-        size = min(size, self._ramp() or size)
+        if mode is not Mode.LOOK:  # a look-up makes nothing: after a crash or a restored ledger all are asked for
+            size = min(size, self._ramp() or size)
         if at_most is not None:
             size = min(size, at_most)
         return Batch(self, step, mode, self._pick(step, mode, max(1, size)))

@@ -38,8 +38,9 @@ class _State:
     tolerance: float
     places: deque[float] = field(default_factory=deque)
     paused_until: float = 0.0
-    #: Throttlings in a row, for our own back-off.
+    #: Throttlings in a row, for our own back-off, and when the first of them came.
     throttled: int = 0
+    throttled_since: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -70,6 +71,12 @@ class Limiter:
         now = self._now()
         return max(0.0, *(self._state(bucket).paused_until - now for bucket in buckets))
 
+    def pause_length(self, buckets: Sequence[Bucket]) -> float:
+        """Seconds of the longest pause, from its first 429 on: those with no success between them are one."""
+        now = self._now()
+        states = [self._state(bucket) for bucket in buckets]
+        return max(0.0, *(s.paused_until - (s.throttled_since if s.throttled else now) for s in states))
+
     async def reserve(self, buckets: Sequence[Bucket]) -> float:
         """Take one place in every bucket; seconds until it may be used."""
         places = [await self._place(bucket) for bucket in buckets]
@@ -99,6 +106,8 @@ class Limiter:
         """
         chosen = next((bucket for bucket in buckets if bucket.scope == scope), buckets[-1])
         state = self._state(chosen)
+        if not state.throttled:
+            state.throttled_since = self._now()
         state.throttled += 1
         pause = seconds if seconds is not None else min(60.0, 2.0 ** (state.throttled - 1)) / self._scale
         state.paused_until = max(state.paused_until, self._now() + pause)

@@ -32,6 +32,9 @@ from leadctl.domain.ports import AttemptRecord, Record
 #: So many equal refusals at the start of a bulk run are a wrong configuration, not wrong leads.
 EQUAL_REFUSALS = 20
 
+#: Clocks are set, and those of two hosts differ: within this many seconds the wall clock proves nothing.
+CLOCKS_DIFFER = 3600.0
+
 
 def snake(kind: type[object]) -> str:
     """``LimitReached`` → ``limit_reached``."""
@@ -48,6 +51,8 @@ class Answered:
     context: Mapping[str, str]
     http_status: int | None
     digest: str | None
+    #: It was sent to see whether an outage is over: that costs the delivery neither tries nor time.
+    probe: bool = False
 
 
 class Settler(Endings):
@@ -74,7 +79,7 @@ class Settler(Endings):
             if isinstance(receipt, Split):
                 receipt = receipt.refused.get(job.key, receipt)
             job.attempts += claimed
-            job.spent += answered.seconds
+            job.spent += 0.0 if answered.probe else answered.seconds
             attempt = self._attempt(batch.step, job, receipt, answered) if claimed else None
             if isinstance(receipt, Done):
                 record, move = self._done(batch.queue, batch.step, job, receipt, attempt)
@@ -138,10 +143,11 @@ class Settler(Endings):
         step, queue = batch.step, batch.queue
         if isinstance(error, Split) and not error.executed_maybe and size == 1:
             error = Rejected(error.message, vendor_code=error.vendor_code, http_status=error.http_status)
-        if isinstance(error, (Transient, Ambiguous)):
+        if isinstance(error, (Transient, Ambiguous)) and not answered.probe:
             job.tries += 1
         if isinstance(error, Ambiguous) or (isinstance(error, Split) and error.executed_maybe):
-            job.doubt(answered.context, answered.started)
+            now = self._clock.monotonic()
+            job.doubt(answered.context, answered.started, max(now, now - answered.seconds + self._busy(step)))
         move = decide(error, job.facts(step), self._policy)
         match move:
             case Again(delay):
@@ -193,13 +199,13 @@ class Settler(Endings):
             finding = findings.get(job.key, CannotTell("the look-up did not answer for it"))
             job.spent += seconds
             attempt = job.attempt(batch.step, "lookup", started, ended, snake(type(finding)))
-            record, move = self._after_look(batch, job, finding, attempt)
+            record, move = self._after_look(batch, job, finding, self._clock.monotonic() - seconds, attempt)
             records.append(record)
             moves.append(move)
         self._limiter.passed(batch.queue.buckets)
         await self._commit(records, moves)
 
-    def _after_look(self, batch: Batch, job: Job, finding: Finding, attempt: AttemptRecord) -> Settled:
+    def _after_look(self, batch: Batch, job: Job, finding: Finding, asked: float, attempt: AttemptRecord) -> Settled:
         queue, step = batch.queue, batch.step
         if isinstance(finding, Found):
             if finding.duplicates:
@@ -210,7 +216,7 @@ class Settler(Endings):
             job.accept(step, Done(finding.remote_id, finding.remote_url, finding.parts))
             return self._next(queue, job, attempt)
         if isinstance(finding, Absent):
-            job.looks_done += 1
+            job.looks_done += self._is_proof(job, step, asked)
         else:
             job.look_failures += 1
         move = after_finding(finding, job.looks_done, job.look_failures, job.facts(step), self._policy)
@@ -244,12 +250,28 @@ class Settler(Endings):
 
     def _look_due(self, job: Job, look: Look) -> float:
         """Seconds from now until the look-up; they count against the delivery's time."""
-        delay = look.delay
-        if not look.from_now and job.sent_at is not None:
-            delay -= (self._clock.now() - job.sent_at).total_seconds()
+        delay = look.delay if look.from_now else look.delay - (self._clock.monotonic() - self._sent(job))
         delay = max(0.0, delay)
         job.spent += delay
         return delay
+
+    def _is_proof(self, job: Job, step: Step, asked: float) -> bool:
+        """An absence that is seen before its time (after a crash the first look-up comes at once) proves nothing."""
+        if job.looks_done >= len(step.looks):
+            return True
+        return asked - self._sent(job) >= step.looks[job.looks_done] / self._policy.scale - 0.001
+
+    def _busy(self, step: Step | None) -> float:
+        return (step.busy if step else 0.0) / self._policy.scale
+
+    def _sent(self, job: Job) -> float:
+        """Monotonic time at which the attempt in doubt was over, or later. Of another process's attempt only the wall
+        clock tells: where that proves nothing, it counts from the first look-up of this process."""
+        now = self._clock.monotonic()
+        if job.since is None:
+            ago = (self._clock.now() - job.sent_at).total_seconds() if job.sent_at else 0.0
+            job.since = now - ago if ago > CLOCKS_DIFFER else now + self._busy(job.step())
+        return job.since
 
     def _notice_duplicates(self, queue: AccountQueue, job: Job, found: Found) -> None:
         account = queue.route.account

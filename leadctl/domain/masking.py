@@ -6,7 +6,8 @@ from urllib.parse import quote, quote_plus
 
 #: Begins only where a word begins: a long text without any "@" is read once, not once per character.
 _EMAIL = re.compile(r"(?<![^\s@<>\"',;:])[^\s@<>\"',;:]++@[^\s@<>\"',;:]+\.[^\s@<>\"',;:]+")
-_PHONE = re.compile(r"\+?\d[\d\-() ]{6,}\d")
+#: A date is no phone, though it is made of the same characters.
+_PHONE = re.compile(r"(?<!\d)(?P<date>(?:19|20)\d\d-[01]\d-[0-3]\d(?:[T ][0-2]\d:[0-5]\d)?)(?!\d)|\+?\d[\d\-() ]{6,}\d")
 #: Half a surrogate pair ("\ud800" in a JSON column) cannot be written as UTF-8, so it is no text either.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MASK = "***"
@@ -64,4 +65,4 @@ def _forms(value: str) -> tuple[str, ...]:
 
 def mask_personal(text: str) -> str:
     """E-mail addresses and long numbers (phones) hidden; the rest as it is."""
-    return _PHONE.sub(MASK, _EMAIL.sub(MASK, text))
+    return _PHONE.sub(lambda found: found["date"] or MASK, _EMAIL.sub(MASK, text))

@@ -16,6 +16,8 @@ CredentialId = int | str
 ExternalId = int | str
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
+#: In a row's ``context``: the ledger was restored from a backup, and every step of the delivery is in doubt.
+RESTORED = "restored"
 
 
 def sort_key(identity: int | str) -> tuple[int, int, str]:

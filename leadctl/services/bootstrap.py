@@ -1,6 +1,7 @@
 """Opening what a command works with: settings, database, ledger, network guard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -56,6 +57,30 @@ class App:
             secrets=self.secrets,
             scale=self.settings.limits.scale,
         )
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """What a person must know before anything is planned, each with what to do."""
+        if self.ledger.restored_at is not None:
+            since = f"{self.ledger.restored_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            why = f" ({self.ledger.restored_why})" if self.ledger.restored_why else ""
+            message = (
+                f"the ledger {self.ledger.location} was restored from a backup, or another one was lost there{why}: "
+                f"leads created before {since} are looked for at the vendor before they are sent; where that cannot "
+                "be, they stay unknown"
+            )
+            yield message, "if it has forgotten nothing: leadctl doctor --no-ledger-restored"
+        elif self.ledger.lost is not None:
+            message = (
+                f"another ledger was at {self.ledger.location} before, with {self.ledger.lost.runs} runs: what was "
+                "sent from it would be sent again"
+            )
+            yield (
+                message,
+                (
+                    "put it back; if it is lost: leadctl doctor --ledger-restored; if this is a new start: "
+                    "leadctl doctor --no-ledger-restored"
+                ),
+            )
 
     def _tell(self, event: Event) -> None:
         self.notify(event)

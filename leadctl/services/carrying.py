@@ -53,7 +53,7 @@ def _in_thread(
     bulk: bool,
 ) -> EngineReport:
     async def main() -> EngineReport:
-        writer = LedgerWriter(app.ledger, app.leases, app.leases.open_holder(), secrets=app.secrets)
+        writer = LedgerWriter(app.ledger, app.leases, app.leases.open_holder(), secrets=app.secrets, observer=observer)
         settings = app.settings
         try:
             engine = Engine(
@@ -116,5 +116,6 @@ def _exit_code(app: "App", planning: Planning, run_id: str, report: EngineReport
         not_found=totals.not_found,
         invalid_credentials=totals.invalid_credentials,
         held_unknown=held,
+        parked=[parking.code for parking in report.parked.values()],
         signal=stop.signal if report.stopped else None,
     )

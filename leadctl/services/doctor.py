@@ -33,8 +33,11 @@ SKEW = 120
 _PASSWORD = re.compile(r"(//[^/@\s]*?:).*(?=@)|((?:password|passwd|sslpassword)=)[^&\s\"]*", re.IGNORECASE)
 
 
-def doctor(explicit_config: str | None) -> list[Row]:
-    """A row per check. What cannot be looked at because of an earlier error is left out."""
+def doctor(explicit_config: str | None, *, restored: bool | None = None) -> list[Row]:
+    """A row per check. What cannot be looked at because of an earlier error is left out.
+
+    ``restored``: a person says that the ledger was restored from a backup, or that it was not.
+    """
     try:
         loaded = load_settings(explicit_config)
     except LeadctlError as error:
@@ -45,7 +48,7 @@ def doctor(explicit_config: str | None) -> list[Row]:
     except LeadctlError as error:
         return [*rows, _error("database", error), *_clock(loaded, None), *_modes(loaded, None, None)]
     try:
-        rows += [*_database(db), *_with_ledger(loaded, db)]
+        rows += [*_database(db), *_told(loaded, db, restored=restored), *_with_ledger(loaded, db)]
     finally:
         db.close()
     return rows
@@ -103,6 +106,27 @@ def _database(db: Database) -> Iterator[Row]:
     yield _row("database", f"{db.location}: {told}")
 
 
+def _told(loaded: LoadedSettings, db: Database, *, restored: bool | None) -> Iterator[Row]:
+    """Write what a person says of the ledger."""
+    if restored is None:
+        return
+    try:
+        ledger = LedgerStore.open(loaded.settings, db, create=False)
+        try:
+            if restored:
+                ledger.make(restored=True)
+                ledger.mark_restored(datetime.now(UTC))
+            else:
+                ledger.forget_restored()
+        finally:
+            ledger.close()
+    except LeadctlError as error:
+        yield _error("ledger memory", error)
+        return
+    if not restored:
+        yield _row("ledger memory", "nothing is missing in it: leads are sent without a look-up before")
+
+
 def _with_ledger(loaded: LoadedSettings, db: Database) -> Iterator[Row]:
     try:
         ledger = LedgerStore.open(loaded.settings, db, create=False)
@@ -111,7 +135,7 @@ def _with_ledger(loaded: LoadedSettings, db: Database) -> Iterator[Row]:
         yield from (*_clock(loaded, db), *_modes(loaded, db, None))
         return
     with App(loaded, db, ledger) as app:
-        yield from (*_ledger(ledger), *_credentials(app), *_limits(app))
+        yield from (*_ledger(ledger), *_memory(app), *_credentials(app), *_limits(app))
         yield from (*_clock(loaded, db), *_modes(loaded, db, ledger))
 
 
@@ -143,6 +167,19 @@ def _ledger(ledger: LedgerStore) -> Iterator[Row]:
             warning=True,
             hint="write the new value into the credential's data",
         )
+
+
+def _memory(app: App) -> Iterator[Row]:
+    """Whether a ledger that has forgotten something would be noticed, and whether one is."""
+    for message, hint in app.warnings():
+        yield _row("ledger memory", message, warning=True, hint=hint)
+    folder = app.ledger.state.path
+    place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    message = f"{folder}: a ledger that is restored from a backup is noticed by what is kept there"
+    if os.access(place, os.W_OK):
+        yield _row("state", message)
+    else:
+        yield _row("state", f"{message}, but it cannot be written", warning=True, hint="set XDG_STATE_HOME")
 
 
 def _credentials(app: App) -> Iterator[Row]:

@@ -33,7 +33,7 @@ class LeadResendService:
 
     def resend_lead(self, lead_id: LeadId, channels: Sequence[str] = ()) -> dict[str, Any]:
         """Send one lead where it is missing; no channels means all. The document ``leadctl.run/1``."""
-        with open_app(self._loaded) as app:
+        with open_app(self._loaded, create_ledger=True) as app:
             document = self._send(app, "resend", [lead_id], channels)
         if document["total_count"] == 1 and any(e["code"] == "lead_not_found" for e in document["errors"]):
             raise LeadNotFound(f"there is no lead {lead_id} in the database")
@@ -41,7 +41,7 @@ class LeadResendService:
 
     def bulk_resend_leads(self, lead_ids: Sequence[LeadId], channels: Sequence[str] = ()) -> dict[str, Any]:
         """Send many leads where they are missing. The document ``leadctl.run/1``."""
-        with open_app(self._loaded) as app:
+        with open_app(self._loaded, create_ledger=True) as app:
             return self._send(app, "bulk-resend", lead_ids, channels)
 
     def plan(self, lead_ids: Sequence[LeadId], channels: Sequence[str] = ()) -> dict[str, Any]:

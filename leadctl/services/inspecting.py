@@ -33,6 +33,7 @@ __all__ = [
     "channel_schema",
     "check_channels",
     "check_exit_code",
+    "forced_reason",
     "history",
     "list_runs",
     "run_groups",
@@ -74,6 +75,11 @@ def run_report(app: "App", run_id: str, global_options: Sequence[str] = ()) -> d
         chain.from_iterable(ledger.run_lead_ids(run_id, standing="not_found")),
         app.clock.now(),
     )
+
+
+def forced_reason(app: "App", run_id: str) -> str | None:
+    """Why the run sent again what was there already (``--force --reason``); None: it was not forced."""
+    return _run(app, run_id).reason
 
 
 def _run(app: "App", run_id: str) -> RunRow:

@@ -28,6 +28,8 @@ _STATES: Mapping[TargetState, PlanState] = {
     TargetState.SENDING: PlanState.UNKNOWN,
     TargetState.INCOMPLETE: PlanState.INCOMPLETE,
 }
+#: What is sent without asking the vendor first.
+_SENT_AT_ONCE = (PlanState.NEW, PlanState.FAILED, PlanState.REJECTED)
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class Planning:
         already: list[PlannedDelivery] = []
         skips = list(routing.skips)
         for route, via in routing.routes:
-            planned = self._plan_delivery(head.id, route, via, known, lead)
+            planned = self._plan_delivery(head, route, via, known, lead)
             if isinstance(planned, Skip):
                 skips.append(planned)
             elif planned.state is None:
@@ -134,14 +136,16 @@ class Planning:
         )  # fmt: skip
 
     def _plan_delivery(
-        self, lead_id: LeadId, route: OpenRoute, via: Via, known: Sequence[Target], lead: Lead | None
+        self, head: LeadHead, route: OpenRoute, via: Via, known: Sequence[Target], lead: Lead | None
     ) -> PlannedDelivery | Skip:
         rows = sorted((row for row in known if _is_at(row, route)), key=lambda row: row.n)
         proof = next((row for row in reversed(rows) if row.state is TargetState.DELIVERED), None)
         last = rows[-1] if rows else None
 
         def planned(state: PlanState | None, target: Target | None, n: int) -> PlannedDelivery:
-            return PlannedDelivery(lead_id, route.account, route.destination, via, state, n, target)
+            if state in _SENT_AT_ONCE and self._is_forgotten(head, route, target):
+                state = PlanState.UNKNOWN
+            return PlannedDelivery(head.id, route.account, route.destination, via, state, n, target)
 
         if proof is not None and not self._forced:
             return planned(None, proof, proof.n)
@@ -156,6 +160,12 @@ class Planning:
             detail = f"refused before: {last.error_message or 'no reason kept'}"
             return Skip(route.account, SkipReason.REJECTED_BEFORE, detail, via, route.destination.target)
         return planned(_STATES[last.state], last, last.n)
+
+    def _is_forgotten(self, head: LeadHead, route: OpenRoute, row: Target | None) -> bool:
+        """A forced send is meant to be another one: where nobody could tell of an earlier one, it goes."""
+        if self._forced and route.held:
+            return False
+        return is_forgotten(self._app.ledger.restored_at, head.created_at, row)
 
     def _again(self, row: Target, route: OpenRoute, lead: Lead | None) -> bool:
         """A rejected one goes again when a person names the lead, or when lead or credential changed since."""
@@ -198,6 +208,15 @@ class Planning:
         if totals.not_found:
             return 1
         return 10 if detailed and totals.deliveries > totals.held_unknown else 0
+
+
+def is_forgotten(restored_at: datetime | None, created_at: datetime | None, row: Target | None) -> bool:
+    """Whether the delivery may have been made although the ledger, which was restored then, does not know it."""
+    if restored_at is None:
+        return False
+    if row is None:
+        return created_at is None or created_at < restored_at
+    return row.state is not TargetState.DELIVERED and row.updated_at < restored_at
 
 
 def _is_at(row: Target, route: OpenRoute) -> bool:

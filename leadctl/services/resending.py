@@ -21,6 +21,7 @@ from leadctl.services.checks import check_limits
 from leadctl.services.inspecting import RUN_LEASE, run_report
 from leadctl.services.planning import Planning, plan_leads
 from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
+from leadctl.services.restoring import clear_when_settled, write_doubts
 from leadctl.services.results import ResultsDir
 from leadctl.services.shapes import run_status, timestamp
 from leadctl.services.stopping import StopSwitch
@@ -305,6 +306,7 @@ class _Run:
             places = {lead_id: place for place, lead_id, _ in rows}
             if anew:
                 ledger.add_leads(run_id, rows)
+            write_doubts(self._app, plans)
             kept = set() if anew else ledger.kept_items(run_id, list(places))
             items = [item for plan in plans for item in self._items(planning, plan, places[plan.lead_id])]
             ledger.add_items(run_id, [item for item in items if (item.lead_id, item.credential_id) not in kept])
@@ -413,6 +415,8 @@ class _Run:
         unprocessed = sum(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
         status = run_status(exit_code, planned=totals.deliveries, unprocessed=unprocessed)
         ledger.finish_run(run_id, status, exit_code, self._app.clock.now())
+        if self._request.command == "bulk-resend":
+            clear_when_settled(self._app, (outcome for _, outcome in outcomes))
         self._rewrite_results()
         document = run_report(self._app, run_id, self._request.global_options)
         self._observe(

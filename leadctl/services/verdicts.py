@@ -1,7 +1,7 @@
 """The exit code of a run from its outcomes (CONTRACT §5), and what a person does about each error."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from leadctl.domain.outcomes import ErrorCode, Outcome
 
@@ -23,19 +23,21 @@ def run_exit_code(
     not_found: int = 0,
     invalid_credentials: int = 0,
     held_unknown: int = 0,
+    parked: Collection[ErrorCode] = (),
     signal: int | None = None,
 ) -> int:
     """70 > signals > 4 > 5 > 6 > 1 > 0.
 
     ``outcomes``: how many deliveries ended so; ``invalid_credentials``: enabled, selected, linked ones that are
-    invalid; ``held_unknown``: how many of the unknown ones only a person or ``--retry-unknown`` settles.
+    invalid; ``held_unknown``: how many of the unknown ones only a person or ``--retry-unknown`` settles;
+    ``parked``: why credentials were parked, although nothing of them may be unprocessed (only notes are missing).
     """
     seen = {key for key, number in outcomes.items() if number}
     if any(code == ErrorCode.BUG for _, code in seen):
         return BUG
     if signal is not None:
         return SIGNALS + signal
-    unprocessed = {code for outcome, code in seen if outcome == Outcome.UNPROCESSED}
+    unprocessed = {*parked, *(code for outcome, code in seen if outcome == Outcome.UNPROCESSED)}
     if invalid_credentials or unprocessed & _REFUSALS:
         return REFUSED
     unknown = sum(number for (outcome, _), number in outcomes.items() if outcome == Outcome.UNKNOWN)

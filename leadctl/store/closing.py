@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, delete, func, not_, or_, select, update
 
 from leadctl.domain.model import CredentialId, LeadId, parse_id
-from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus, TargetState
 from leadctl.store.base import LedgerBase
 from leadctl.store.database import pages
 from leadctl.store.rows import RUN_COLUMNS, RunRow, run_from_row, storable, to_text
 from leadctl.store.runs import is_unfinished
-from leadctl.store.schema import deliveries, runs
+from leadctl.store.schema import deliveries, runs, targets
 
 #: What a run that goes on does not do again.
 _FINAL = (Outcome.DELIVERED, Outcome.ALREADY_DELIVERED)
@@ -65,16 +66,31 @@ class ClosingTables(LedgerBase):
         return self._write(lambda connection: connection.execute(statement).rowcount)
 
     def reopen_items(self, run_id: str, *, keep_rejected: bool) -> None:
-        """A run that goes on: forget the deliveries that are to be planned anew; the ids of the run stay."""
+        """A run that goes on: forget the deliveries that are to be planned anew; the ids of the run stay.
+
+        What was settled as delivered since then is not: planned anew, a forced run would send it once more.
+        """
         final = [*_FINAL, *([Outcome.REJECTED] if keep_rejected else [])]
-        statement = delete(deliveries).where(
-            deliveries.c.run_id == run_id, deliveries.c.outcome.not_in([outcome.value for outcome in final])
-        )
+        is_final = deliveries.c.outcome.in_([outcome.value for outcome in final])
+        incomplete = func.coalesce(deliveries.c.error_code, "") == ErrorCode.INCOMPLETE.value
+        is_open = and_(deliveries.c.run_id == run_id, or_(not_(is_final), incomplete))
+        proof = ("remote_id", "remote_url", "settled_by")
+        known: dict[str, Any] = {name: self._proof(targets.c[name]).scalar_subquery() for name in proof}
+        known |= dict.fromkeys(("error_code", "error_message", "vendor_code"))
+        known["outcome"] = case((is_final, deliveries.c.outcome), else_=Outcome.ALREADY_DELIVERED.value)
+        settled = update(deliveries).where(is_open, self._proof(targets.c.n).exists()).values(**known)
 
         def work(connection: Connection) -> None:
-            connection.execute(statement)
+            connection.execute(settled)
+            connection.execute(delete(deliveries).where(is_open))
 
         self._write(work)
+
+    def _proof(self, column: ColumnElement[Any]) -> Select[Any]:
+        """Of the row that a delivery of a run made, if that is delivered."""
+        here = (targets.c[name] == deliveries.c[name] for name in ("lead_id", "destination", "n"))
+        delivered = targets.c.state == TargetState.DELIVERED.value
+        return select(column).where(targets.c.source == self.source, *here, delivered).correlate(deliveries)
 
     def kept_items(self, run_id: str, lead_ids: Sequence[LeadId]) -> set[tuple[LeadId, CredentialId]]:
         """(lead, credential) of these leads that have their final outcome in this run."""

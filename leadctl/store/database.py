@@ -17,7 +17,17 @@ from sqlalchemy.sql.expression import ColumnClause, TableClause
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import ExternalId, LeadId, parse_id
 from leadctl.settings import DatabaseSettings
-from leadctl.store.engines import describe, explain, explained, parse_url, server_engine, sqlite_engine, sqlite_path
+from leadctl.store.engines import (
+    describe,
+    explain,
+    explained,
+    is_busy,
+    parse_url,
+    patiently,
+    server_engine,
+    sqlite_engine,
+    sqlite_path,
+)
 
 #: At most so many ids in one IN: below the parameter limits of every database.
 IN_LIMIT = 500
@@ -158,7 +168,7 @@ class Database:
         database = cls(settings)
         try:
             with explained(database.location):
-                database._reflect()
+                patiently(database._reflect, is_busy)
         except BaseException:
             database.close()
             raise
@@ -203,9 +213,13 @@ class Database:
 
     def rows(self, statement: Select[Any]) -> Sequence[Any]:
         """All rows of a short read: no transaction stays open behind it."""
-        try:
+
+        def read() -> Sequence[Any]:
             with self.engine.connect() as connection:
                 return connection.execute(statement).all()
+
+        try:
+            return patiently(read)
         except SQLAlchemyError as error:
             raise explain(error, self.location) from None
 

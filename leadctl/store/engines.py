@@ -1,11 +1,12 @@
 """Opening databases: URLs, drivers, SQLite's modes, and what a failure means to a person."""
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -14,8 +15,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.masking import clean
 
+T = TypeVar("T")
+
 #: Seconds that a statement waits for SQLite's lock.
 BUSY_TIMEOUT = 5.0
+#: Seconds that is waited for other processes' locks, and for a server that went away, before we give up.
+LOCK_PATIENCE = 60.0
+#: Seconds between two tries.
+PAUSE = 0.05
 _DRIVERS = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
@@ -36,10 +43,13 @@ _SQLITE_BROKEN = {11, 26}
 _PG_RETRY = {"40P01", "40001", "55P03"}
 _PG_CONFIG = {"28P01", "28000", "3D000", "42501"}
 _PG_EXISTS = {"42P07", "42710"}
+#: The server takes no writes just now (a standby, after a failover).
+_PG_READONLY = "25006"
 #: MySQL's error numbers, alike. 1142: a command that this user may not give.
 _MYSQL_RETRY = {1205, 1213}
 _MYSQL_EXISTS = 1050
 _MYSQL_CONFIG = {1044, 1045, 1049, 1142, 1698}
+_MYSQL_READONLY = {1290, 1792, 1836}
 
 
 def parse_url(text: str, key: str) -> URL:
@@ -140,8 +150,35 @@ def is_race(error: DBAPIError) -> bool:
 
 
 def is_read_only(error: DBAPIError) -> bool:
-    """Whether the SQLite file or its directory cannot be written."""
-    return _sqlite_code(error.orig) in _SQLITE_READONLY
+    """Whether the SQLite file, its directory or the server cannot be written."""
+    return _sqlite_code(error.orig) in _SQLITE_READONLY or _takes_no_writes(error.orig)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether a server does not answer just now: it restarts, or the way to it is cut. It may be back soon."""
+    return _sqlite_code(error.orig) is None and isinstance(explain(error, ""), DatabaseUnreachable)
+
+
+def _takes_no_writes(orig: BaseException | None) -> bool:
+    return _sqlstate(orig) == _PG_READONLY or _mysql_code(orig) in _MYSQL_READONLY
+
+
+def may_pass(error: DBAPIError) -> bool:
+    """Whether a read may succeed a moment later."""
+    return is_busy(error) or is_away(error)
+
+
+def patiently(work: Callable[[], T], again: Callable[[DBAPIError], bool] = may_pass) -> T:
+    """``work``, again and again while it fails in that way or its database is not there, for ``LOCK_PATIENCE``."""
+    end = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return work()
+        except (DBAPIError, DatabaseUnreachable) as error:
+            passing = isinstance(error, DatabaseUnreachable) or again(error)
+            if not passing or time.monotonic() > end:
+                raise
+        time.sleep(PAUSE)
 
 
 @contextmanager
@@ -163,6 +200,10 @@ def explain(error: SQLAlchemyError, place: str) -> LeadctlError:
     said = clean(_first_line(orig), 200)
     if _sqlstate(orig) in _PG_CONFIG or _mysql_code(orig) in _MYSQL_CONFIG or _password_refused(orig):
         return ConfigError(f"{place} refuses us: {said}", hint="check user, password, name and rights of the database")
+    if _takes_no_writes(orig):
+        return DatabaseUnreachable(
+            f"{place} takes no writes: {said}", hint="type the same command again when it does; see [ledger] url"
+        )
     if isinstance(error, OperationalError) or error.connection_invalidated:
         return DatabaseUnreachable(f"{place} does not answer: {said}", hint="type the same command again later")
     return LeadctlError(f"{place} refuses a statement of leadctl ({type(orig).__name__}): {said}")

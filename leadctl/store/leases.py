@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 from sqlalchemy import Connection, Engine, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from leadctl.domain.errors import ConfigError
+from leadctl.domain.errors import ConfigError, DatabaseUnreachable
 from leadctl.store.base import LedgerBase
 from leadctl.store.engines import explain, explained, server_engine
 from leadctl.store.schema import meta
@@ -64,6 +64,10 @@ class Leases(Protocol):
 
     def open_holder(self) -> str:
         """The name of this process in the ledger's rows: alive until :meth:`close`, or until it is gone."""
+
+    def renew(self) -> None:
+        """Have again what was held before the connection was lost. Raises DatabaseUnreachable where another process
+        has taken it since, or may have."""
 
     def close(self) -> None:
         """Let the holder's lease go."""
@@ -160,6 +164,9 @@ class FileLeases:
         self._sweep()
         return holder
 
+    def renew(self) -> None:
+        """See :class:`Leases`. A file's lock is lost with its process only."""
+
     def close(self) -> None:
         """See :class:`Leases`."""
         self._holder.close()
@@ -242,7 +249,10 @@ class ServerLeases:
         self._place = place
         self._locks: _ServerLocks = _PostgresLocks() if engine.dialect.name == "postgresql" else _MysqlLocks()
         self._connection: Connection | None = None
-        self._held: set[str] = set()
+        #: Who we said we are, by lease.
+        self._held: dict[str, Mapping[str, Any]] = {}
+        #: Leases that went with a connection and are not ours again yet.
+        self._lost: set[str] = set()
         self._guard = threading.RLock()
         self._holder = _Holder()
 
@@ -251,18 +261,18 @@ class ServerLeases:
         with self._guard, explained(self._place):
             if name in self._held:  # the server would let the same connection have it twice
                 return None
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            if not self._locks.take(self._connection, name):
+            self.renew()
+            connection = self._connected()
+            if not self._locks.take(connection, name):
                 return None
-            self._held.add(name)
-            self._connection.execute(delete(meta).where(meta.c.key == _said(name)))
-            self._connection.execute(insert(meta).values(key=_said(name), value=json.dumps(dict(info))))
+            self._held[name] = info
+            _say(connection, name, info)
         return Lease(lambda: self._release(name))
 
     def _release(self, name: str) -> None:
         with self._guard:
-            self._held.discard(name)
+            self._held.pop(name, None)
+            self._lost.discard(name)
             if self._connection is None:
                 return
             with contextlib.suppress(SQLAlchemyError):  # with the connection the lock is gone too
@@ -289,6 +299,34 @@ class ServerLeases:
         """See :class:`Leases`."""
         return self._holder.open(self)
 
+    def renew(self) -> None:
+        """See :class:`Leases`. A server that does not know yet that we were cut off holds our own lock against us."""
+        with self._guard, explained(self._place):
+            if self._connection is not None and not self._answers(self._connection):
+                self._connection.close()
+                self._connection = None
+                self._lost |= self._held.keys()
+            for name in list(self._lost):
+                if not self._locks.take(self._connected(), name):
+                    raise DatabaseUnreachable(
+                        f"{self._place}: the connection that held our lock was cut, and another process has the lock",
+                        hint="type the same command again when that process has ended",
+                    )
+                self._lost.discard(name)
+                _say(self._connected(), name, self._held[name])
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _answers(self, connection: Connection) -> bool:
+        try:
+            connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            return False
+        return True
+
     def close(self) -> None:
         """See :class:`Leases`. Closes the connection, and with it every lease."""
         self._holder.close()
@@ -297,6 +335,11 @@ class ServerLeases:
                 self._connection.close()
                 self._connection = None
             self._engine.dispose()
+
+
+def _say(connection: Connection, name: str, info: Mapping[str, Any]) -> None:
+    connection.execute(delete(meta).where(meta.c.key == _said(name)))
+    connection.execute(insert(meta).values(key=_said(name), value=json.dumps(dict(info))))
 
 
 def _said(name: str) -> str:

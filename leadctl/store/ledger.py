@@ -11,6 +11,8 @@ from leadctl.domain.model import CredentialId, LeadId, Target, parse_id
 from leadctl.domain.outcomes import TargetState
 from leadctl.store.closing import ClosingTables
 from leadctl.store.database import pages
+from leadctl.store.doubts import DoubtTables
+from leadctl.store.purge import PurgeTables
 from leadctl.store.rows import (
     ATTEMPT_COLUMNS,
     ITEM_COLUMNS,
@@ -23,10 +25,10 @@ from leadctl.store.rows import (
 )
 from leadctl.store.runs import RunTables
 from leadctl.store.schema import attempts, deliveries, overrides, runs, targets
-from leadctl.store.settling import TARGET, OperatorTables
+from leadctl.store.settling import TARGET
 
 
-class LedgerStore(RunTables, ClosingTables, OperatorTables):
+class LedgerStore(RunTables, ClosingTables, DoubtTables, PurgeTables):
     """Everything that the ledger knows of one source of leads. Open it with :meth:`open`."""
 
     def has_any_proof(self) -> bool:

@@ -76,7 +76,12 @@ class RunTables(LedgerBase):
             filtered_count=filtered_count,
             reason=storable(reason),
         )
-        self._write(lambda connection: connection.execute(insert(runs).values(source=self.source, **run_to_row(run))))
+
+        def begin(connection: Connection) -> int:
+            connection.execute(insert(runs).values(source=self.source, **run_to_row(run)))
+            return self._count_runs(connection, 1)
+
+        self._remember(self.transact(begin))
         return run
 
     def run(self, run_id: str) -> RunRow | None:

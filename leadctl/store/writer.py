@@ -6,25 +6,24 @@ The cost of a durable commit is shared by all who wait for it. A call returns af
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from leadctl.domain.clock import SystemClock
-from leadctl.domain.errors import LeadctlError
+from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
+from leadctl.domain.events import RunEvent
 from leadctl.domain.masking import Secrets, clean, mask_personal
 from leadctl.domain.model import Target
 from leadctl.domain.outcomes import Outcome, TargetState, may_move
-from leadctl.domain.ports import Claim, Clock, Granted, Intent, ItemOutcome, Record, Refusal, TargetWrite
-from leadctl.store.base import LOCK_PATIENCE
+from leadctl.domain.ports import Claim, Clock, Granted, Intent, ItemOutcome, Observer, Record, Refusal, TargetWrite
+from leadctl.store.commits import Committer
 from leadctl.store.database import pages
-from leadctl.store.engines import explain, is_busy, is_race
 from leadctl.store.leases import Leases
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import TARGET_COLUMNS, attempt_to_row, storable, target_from_row, target_to_row, to_text
@@ -133,6 +132,8 @@ class _Group:
             if job.intents:
                 job.result = self._claim(job.run_id, job.intents)
             self._record(job.run_id, job.records)
+        except DatabaseUnreachable:
+            raise  # while it asks who is alive: it passes, or the whole group fails
         except LeadctlError as error:
             job.error = error
 
@@ -205,7 +206,8 @@ class _Group:
         )
 
     def _taken(self, run_id: str, intent: Intent, row: Target) -> Target:
-        """``first_at`` stays: it is the same in every attempt."""
+        """``first_at`` stays: it is the same in every attempt. So does the context of an earlier step, where this one
+        has none: what was before that step was before this one."""
         return replace(
             row,
             state=TargetState.SENDING,
@@ -215,7 +217,7 @@ class _Group:
             account=intent.account,
             updated_at=self.now,
             step=intent.step,
-            context=intent.context,
+            context=intent.context or row.context,
             sent_at=intent.sent_at,
             run_id=run_id,
             holder=self.holder,
@@ -291,10 +293,11 @@ class LedgerWriter:
         *,
         secrets: Secrets | None = None,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        self._engine = store.writing
+        self._commits = Committer(store, leases, holder)
+        self._observer = observer
         self._source = store.source
-        self._place = f"the ledger {store.location}"
         self._leases = leases
         self._holder = holder
         self._secrets = secrets or Secrets()
@@ -303,7 +306,6 @@ class LedgerWriter:
         self._changed = threading.Condition()
         self._closing = False
         self._dead: LeadctlError | None = None
-        self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="leadctl-ledger", daemon=True)
         self._thread.start()
 
@@ -346,7 +348,7 @@ class LedgerWriter:
         except BaseException as error:  # noqa: BLE001 whatever ends the thread, nobody waits for ever
             self._die(error, jobs)
         finally:
-            self._disconnect()
+            self._commits.close()
 
     def _take(self) -> list[_Job]:
         """Everything that waits, up to a limit; empty at the end."""
@@ -363,39 +365,25 @@ class LedgerWriter:
     def _serve(self, jobs: Sequence[_Job]) -> None:
         wanted = [job for job in jobs if not job.given_up]
         try:
-            self._commit(wanted)
+            self._commits.run(partial(self._write, wanted), partial(self._say, wanted))
         except LeadctlError as error:
             for job in wanted:
                 job.error = error
         _answer(wanted)
 
-    def _commit(self, jobs: Sequence[_Job]) -> None:
-        end = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                self._transact(jobs)
-            except SQLAlchemyError as error:
-                self._disconnect()
-                if not _may_repeat(error) or time.monotonic() > end:
-                    raise explain(error, self._place) from None
-            else:
-                return
-            time.sleep(0.02)
-
-    def _transact(self, jobs: Sequence[_Job]) -> None:
-        if self._connection is None:
-            self._connection = self._engine.connect()
+    def _write(self, jobs: Sequence[_Job], connection: Connection) -> None:
         group = _Group(self._source, self._holder, self._leases, self._secrets, self._clock.now())
-        with self._connection.begin():
-            group.load(self._connection, {key for job in jobs for key in job.keys})
-            for job in jobs:
-                group.apply(job)
-            group.write(self._connection)
+        group.load(connection, {key for job in jobs for key in job.keys})
+        for job in jobs:
+            group.apply(job)
+        group.write(connection)
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _say(self, jobs: Sequence[_Job], message: str) -> None:
+        """The lanes stand still: why, in the loop's thread."""
+        if self._observer is not None:
+            event = RunEvent("ledger_waiting", "warning", {"message": message})
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
+                jobs[0].loop.call_soon_threadsafe(self._observer, event)
 
     def _die(self, error: BaseException, jobs: Sequence[_Job]) -> None:
         dead = LeadctlError(f"the ledger's writer has stopped ({type(error).__name__})")
@@ -407,11 +395,6 @@ class LedgerWriter:
         for job in orphans:
             job.error = dead
         _answer(orphans)
-
-
-def _may_repeat(error: SQLAlchemyError) -> bool:
-    """After a lost connection nobody knows whether the commit arrived: that is not tried again."""
-    return isinstance(error, DBAPIError) and not error.connection_invalidated and (is_busy(error) or is_race(error))
 
 
 def _answer(jobs: Sequence[_Job]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from leadctl.channelkit.spec import Step
 from leadctl.channels.bitrix24 import LEAD, Bitrix24Channel
-from leadctl.domain.errors import Ambiguous, DeliveryError, Unusable
+from leadctl.domain.errors import Ambiguous, DeliveryError, Throttled, Unusable
 from leadctl.domain.events import Event, Notice
 from leadctl.domain.model import Absent, CannotTell, Delivery, Done, Finding, Found
 from tests.support.bitrix24 import ECHO, Portal, batch, opened, reply, sent
@@ -140,22 +140,28 @@ def test_a_long_list_is_read_to_its_end() -> None:
     assert isinstance(first, Found)
     assert isinstance(second, Found)
     assert portal.bodies[1]["filter"][">id"] == 50
-    assert isinstance(found(opened(Portal(full)), batch(1))[0], CannotTell), "a list without an end"
+    with pytest.raises(Ambiguous, match="does not end"):
+        found(opened(Portal(full)), batch(1))
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "expected"),
     [
-        {"error": "INVALID_ARG_VALUE", "error_description": "Invalid filter"},
-        {"error": "QUERY_LIMIT_EXCEEDED"},
-        {"result": {"items": [{"originId": "lc-abc123-1-7"}]}},
-        {"result": []},
-        [],
-        httpx.Response(502, text="<html>"),
+        ({"error": "QUERY_LIMIT_EXCEEDED"}, Throttled),
+        ({"result": {"items": [{"originId": "lc-abc123-1-7"}]}}, Ambiguous),
+        ({"result": []}, Ambiguous),
+        ([], Ambiguous),
+        (httpx.Response(502, text="<html>"), Ambiguous),
     ],
 )
-def test_a_look_up_that_fails_tells_nothing(answer: object) -> None:
-    assert isinstance(found(opened(Portal(answer)), batch(1))[0], CannotTell)
+def test_a_look_up_that_fails_tells_nothing(answer: object, expected: type[DeliveryError]) -> None:
+    with pytest.raises(expected):
+        found(opened(Portal(answer)), batch(1))
+
+
+def test_a_query_that_is_refused_tells_nothing() -> None:
+    refused = {"error": "INVALID_ARG_VALUE", "error_description": "Invalid filter"}
+    assert isinstance(found(opened(Portal(refused)), batch(1))[0], CannotTell)
 
 
 # Checking

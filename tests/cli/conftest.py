@@ -94,7 +94,9 @@ class FakeServices:
 
 class FakeApp(SimpleNamespace):
     def __init__(self) -> None:
-        super().__init__(secrets=Secrets(["s3cret-token"]), db=SimpleNamespace(lead_id=_lead_id))
+        super().__init__(
+            secrets=Secrets(["s3cret-token"]), db=SimpleNamespace(lead_id=_lead_id), warnings=lambda: iter(())
+        )
 
     def __enter__(self) -> "FakeApp":
         return self
@@ -120,6 +122,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
         "resending.resume": fake.resume,
         "inspecting.run_groups": lambda app, run_id, global_options=(): [group()],
         "inspecting.run_report": fake.answer,
+        "inspecting.forced_reason": lambda app, run: None,
         "inspecting.list_runs": fake.answer_rows,
         "inspecting.history": fake.answer,
         "inspecting.check_channels": fake.answer_rows,

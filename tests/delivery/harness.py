@@ -114,6 +114,7 @@ class World:
     policy: Policy = field(default_factory=Policy)
     events: list[Event] = field(default_factory=list)
     bulk: bool = False
+    clock: LoopClock = field(default_factory=LoopClock)
     engine: Engine | None = None
     queues: list[AccountQueue] = field(default_factory=list)
 
@@ -146,7 +147,7 @@ class World:
 
     async def run_queues(self, queues: Sequence[AccountQueue], stop_after: float | None = None) -> EngineReport:
         self.engine = Engine(
-            run_id="run", ledger=self.ledger, clock=LoopClock(), limiter=Limiter(LoopClock()), policy=self.policy,
+            run_id="run", ledger=self.ledger, clock=self.clock, limiter=Limiter(self.clock), policy=self.policy,
             observer=self.events.append, bulk=self.bulk,
         )  # fmt: skip
         if stop_after is not None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from leadctl.channelkit.channel import Channel, ChannelConfig, ChannelSettings
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
-from leadctl.domain.errors import Ambiguous, DeliveryError, LimitReached, Rejected, Split, Throttled, Transient, Unusable
+from leadctl.domain.errors import (
+    Ambiguous,
+    DeliveryError,
+    LimitReached,
+    Rejected,
+    Split,
+    Throttled,
+    Transient,
+    Unusable,
+)
 from leadctl.domain.model import Absent, CannotTell, Delivery, Destination, Done, Finding, Found, Receipt, Verdict
 
 if TYPE_CHECKING:
@@ -162,7 +171,7 @@ class Vendor:
             if self.kind is Retransmit.IDEMPOTENT and self.number_of(account, step.name, delivery.key):
                 continue
             now = asyncio.get_running_loop().time()
-            lead = cast(int, delivery.lead.id)
+            lead = cast("int", delivery.lead.id)
             self.copies.append(Copy(len(self.copies) + 1, account, step.name, lead, delivery.key, now))
 
     def numbers_of(self, account: str, step: str, key: str) -> list[int]:
@@ -200,7 +209,7 @@ class ModelChannel(Channel[ModelConfig, ChannelSettings]):
 
     @property
     def process(self) -> "Process":
-        return cast(Any, self.toolbox.clock).process  # type: ignore[no-any-return]
+        return cast("Any", self.toolbox.clock).process  # type: ignore[no-any-return]
 
     @property
     def vendor(self) -> Vendor:

@@ -15,7 +15,7 @@ from leadctl.domain.errors import (
     Transient,
     Unusable,
 )
-from leadctl.domain.events import Finished, Parked, Throttling
+from leadctl.domain.events import Finished, Parked, RunEvent, Throttling
 from leadctl.domain.model import Absent, CannotTell, Done, Found
 from leadctl.domain.outcomes import ErrorCode, Outcome, SettledBy, TargetState
 from tests.delivery.harness import BLIND, IDEMPOTENT, LOOKUP, NOTE, Scripted, World
@@ -61,6 +61,8 @@ def test_a_delivery_is_claimed_before_it_is_sent_and_recorded_after() -> None:
          ErrorCode.ADDRESS_NOT_ALLOWED, None, 1),
         (LOOKUP, [LimitReached("quota")], [], Outcome.UNPROCESSED, ErrorCode.LIMIT_REACHED, None, 1),
         (LOOKUP, [Throttled("slow", retry_after=1000)], [], Outcome.UNPROCESSED, ErrorCode.LIMIT_REACHED, None, 1),
+        (LOOKUP, [Throttled("slow", retry_after=400)] * 9, [], Outcome.UNPROCESSED, ErrorCode.LIMIT_REACHED, None, 3),
+        (LOOKUP, [*[Throttled("slow", retry_after=400)] * 2, Transient("x")] * 2, [], Outcome.DELIVERED, None, None, 7),
         (LOOKUP, [Ambiguous("x")], [Unusable("gone")], Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED, None, 1),
     ],
 )  # fmt: skip
@@ -267,11 +269,28 @@ def test_an_outage_opens_the_breaker_and_costs_those_behind_nothing(error: Any) 
     assert any(at >= 5 + 10 + 20 for at, _, _ in w.channel.sent[3:4]), "nothing is sent until the check passes"
 
 
-def test_look_ups_that_cannot_tell_do_not_close_the_breaker() -> None:
+def test_a_probe_after_an_outage_costs_no_tries() -> None:
+    w = world(IDEMPOTENT)
+    w.channel.whole = [Ambiguous("html", http_status=502)] * 8
+    run_virtual(w.run(*range(5)))
+    assert {item.outcome for item in w.ledger.items.values()} == {Outcome.DELIVERED}
+    assert len(w.channel.sent) == 13
+
+
+def test_an_answer_that_cannot_tell_is_no_outage() -> None:
+    w = world(LOOKUP)
+    w.channel.whole = [Ambiguous("reset")]
+    w.channel.findings = {i: [CannotTell("no right to read"), CannotTell("no right"), Found("9")] for i in range(5)}
+    run_virtual(w.run(*range(5)))
+    assert {item.outcome for item in w.ledger.items.values()} == {Outcome.DELIVERED}
+    assert not any(isinstance(event, RunEvent) and event.name == "throttled" for event in w.events)
+
+
+def test_look_ups_that_fail_keep_the_breaker_counting() -> None:
     w = World(Scripted((LOOKUP,)), policy=Policy(timeout=10_000))
     w.channel.batch_size = lambda step: 1  # type: ignore[method-assign]
     w.channel.whole = [Ambiguous("html", http_status=502)] * 1000
-    w.channel.findings = {i: [CannotTell("html")] * 1000 for i in range(10)}
+    w.channel.findings = {i: [Transient("html", http_status=502)] * 1000 for i in range(10)}
     w.channel.checks = [Transient("down")] * 1000
     report = run_virtual(w.run(*range(10)))
     assert report.parked[7].code is ErrorCode.VENDOR_DOWN

@@ -78,7 +78,8 @@ def test_a_secret_is_no_pattern() -> None:
         ('"email":"анна@пример.рф"', f'"email":"{MASK}"'), ("a@b@c.de", f"a@{MASK}"),
         ("call +7 (900) 000-00-01!", f"call {MASK}!"),
         ("89000000001", MASK), ("HTTP 422, code 1008", "HTTP 422, code 1008"), ("lead 9774766", "lead 9774766"),
-        ("@nobody", "@nobody"), ("", ""),
+        ("@nobody", "@nobody"), ("", ""), ("2026-11-24 09:00 8-900-000-00-01", f"2026-11-24 09:00 {MASK}"),
+        ("2026-11-24T07:56:42.557Z", "2026-11-24T07:56:42.557Z"), ("12026-11-24", MASK), ("2026-11-2400", MASK),
     ],
 )  # fmt: skip
 def test_mask_personal(text: str, said: str) -> None:

@@ -3,6 +3,7 @@
 import signal as signals
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,8 @@ def unprocessed(code: ErrorCode) -> Outcomes:
         (unprocessed(ErrorCode.CREDENTIAL_REFUSED), {}, 4),
         (unprocessed(ErrorCode.ADDRESS_NOT_ALLOWED), {}, 4),
         (DELIVERED, {"invalid_credentials": 1}, 4),
+        (DELIVERED, {"parked": [ErrorCode.CREDENTIAL_REFUSED]}, 4),
+        (DELIVERED, {"parked": [ErrorCode.LIMIT_REACHED]}, 5),
         (unprocessed(ErrorCode.RUN_STOPPED), {"signal": signals.SIGHUP}, 129),
         (unprocessed(ErrorCode.RUN_STOPPED), {"signal": signals.SIGINT}, 130),
         (unprocessed(ErrorCode.RUN_STOPPED), {"signal": signals.SIGTERM}, 143),
@@ -54,12 +57,12 @@ def unprocessed(code: ErrorCode) -> Outcomes:
         (BUG, {"held_unknown": 1}, 70),
     ],
 )
-def test_exit_code(outcomes: Outcomes, more: dict[str, int], expected: int) -> None:
+def test_exit_code(outcomes: Outcomes, more: dict[str, Any], expected: int) -> None:
     assert run_exit_code(outcomes, **more) == expected
 
 
 #: Something for each exit code, the strongest first.
-PRECEDENCE: list[tuple[int, Outcomes, dict[str, int]]] = [
+PRECEDENCE: list[tuple[int, Outcomes, dict[str, Any]]] = [
     (70, {(Outcome.UNPROCESSED, ErrorCode.BUG): 1}, {}),
     (143, {}, {"signal": 15}),
     (4, unprocessed(ErrorCode.CREDENTIAL_REFUSED), {}),
@@ -72,7 +75,7 @@ PRECEDENCE: list[tuple[int, Outcomes, dict[str, int]]] = [
 
 @pytest.mark.parametrize(("stronger", "weaker"), list(combinations(PRECEDENCE, 2)))
 def test_the_stronger_reason_wins(
-    stronger: tuple[int, Outcomes, dict[str, int]], weaker: tuple[int, Outcomes, dict[str, int]]
+    stronger: tuple[int, Outcomes, dict[str, Any]], weaker: tuple[int, Outcomes, dict[str, Any]]
 ) -> None:
     expected, outcomes, more = stronger
     _, weak_outcomes, weak_more = weaker

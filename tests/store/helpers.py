@@ -13,7 +13,17 @@ from typing import Any
 from leadctl.domain.masking import Secrets
 from leadctl.domain.model import LeadId, Target
 from leadctl.domain.outcomes import Outcome, TargetState
-from leadctl.domain.ports import AttemptRecord, Claim, Granted, Intent, ItemOutcome, Record, Refusal, TargetWrite
+from leadctl.domain.ports import (
+    AttemptRecord,
+    Claim,
+    Granted,
+    Intent,
+    ItemOutcome,
+    Observer,
+    Record,
+    Refusal,
+    TargetWrite,
+)
 from leadctl.settings import DatabaseSettings, LedgerSettings, Settings
 from leadctl.store.database import Database
 from leadctl.store.leases import FileLeases, open_leases
@@ -82,13 +92,13 @@ class Process:
 
 
 @contextmanager
-def process(path: Path, secrets: Secrets | None = None) -> Iterator[Process]:
+def process(path: Path, secrets: Secrets | None = None, observer: Observer | None = None) -> Iterator[Process]:
     """As another process: a holder, a writer and connections of its own."""
     with opened_ledger(path) as store:
         leases = open_leases(store)
         assert isinstance(leases, FileLeases)
         holder = leases.open_holder()
-        writer = LedgerWriter(store, leases, holder, secrets=secrets)
+        writer = LedgerWriter(store, leases, holder, secrets=secrets, observer=observer)
         try:
             yield Process(store, leases, holder, writer)
         finally:

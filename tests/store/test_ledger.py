@@ -16,6 +16,7 @@ from sqlalchemy import text
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.model import CredentialId, LeadId
 from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus, SettledBy, TargetState
+from leadctl.store import engines
 from leadctl.store.database import Database
 from leadctl.store.leads import Standing
 from leadctl.store.ledger import LedgerStore
@@ -412,7 +413,10 @@ def test_proof_is_what_was_delivered(leads: Path) -> None:
             assert one.store.has_any_proof() == (state in proven)
 
 
-def test_the_database_behind_may_be_gone(leads: Path, store: LedgerStore) -> None:
+def test_the_database_behind_may_be_gone(
+    leads: Path, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.1)
     assert store.path is not None
     store.close()
     for name in ("", "-wal", "-shm"):

@@ -82,8 +82,9 @@ def test_from_which_states_sending_is_allowed(one: Process, other: Process, stat
     assert target == row(one)
     assert target == replace(
         before, state=TargetState.SENDING, holder=other.holder, rev=before.rev + 1, sent_at=later, step="note",
-        context={}, updated_at=target.updated_at,
+        updated_at=target.updated_at,
     )  # fmt: skip
+    assert target.context == before.context == {"highest": "12"}  # what was there before the first step
 
 
 def test_our_own_row_in_doubt_may_be_claimed_again(one: Process) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
 from leadctl.domain.outcomes import TargetState
 from leadctl.domain.ports import Granted, Record
-from leadctl.store import settling, writer
+from leadctl.store import engines, settling, writer
 from tests.store.helpers import RUN, Process, claim, delivered, execute, granted, intent, record, row, write
 
 
@@ -158,7 +158,7 @@ def impatient(who: Process) -> None:
 
 def test_a_lock_that_never_ends_is_an_outage(one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient(one)
-    monkeypatch.setattr(writer, "LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.05)
     assert one.store.path is not None
     with closing(sqlite3.connect(one.store.path, isolation_level=None)) as locker:
         locker.execute("BEGIN IMMEDIATE")

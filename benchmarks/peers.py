@@ -1,0 +1,102 @@
+"""What leadctl is held against: bare loops, each a process of its own. ``python -m benchmarks.peers NAME …``"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+#: A request's headers as leadctl sends them; a bare loop does not sign.
+_HEADERS = {"Content-Type": "application/json", "User-Agent": "bare/1", "Accept-Encoding": "identity"}
+
+
+def scan(database: str, source: str) -> None:
+    """Read the three columns of all leads, and write the bytes of ``source`` to stdout."""
+    import shutil
+    import sqlite3
+
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    rows = connection.execute("SELECT id, external_entity_id, external_project_id FROM leads ORDER BY id")
+    for _id, _entity, _project in rows:
+        pass
+    connection.close()
+    with open(source, "rb") as bytes_of_the_plan:
+        shutil.copyfileobj(bytes_of_the_plan, sys.stdout.buffer)
+
+
+def aiohttp_loop(url: str, count: str, concurrency: str, size: str) -> None:
+    """The fastest bare Python loop: as many requests in flight, a body made before, no ledger."""
+    import asyncio
+
+    import aiohttp
+
+    content = b"x" * int(size)
+    ids = iter(range(int(count)))
+
+    async def worker(session: aiohttp.ClientSession) -> None:
+        for number in ids:
+            headers = {**_HEADERS, "webhook-id": f"msg_{number}"}
+            async with session.post(url, data=content, headers=headers) as response:
+                await response.read()
+
+    async def main() -> None:
+        connector = aiohttp.TCPConnector(limit=int(concurrency))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await asyncio.gather(*(worker(session) for _ in range(int(concurrency))))
+
+    asyncio.run(main())
+
+
+def job_loop(url: str, count: str, size: str) -> None:
+    """One job, one request, one connection that is kept. Its jobs cost nothing to take."""
+    with _keeping(url, size) as post:
+        for number in range(int(count)):
+            post(number)
+
+
+def queue_worker(url: str, count: str, size: str, database: str) -> None:
+    """The same as a queue worker does it: a job is reserved in a table, carried, and deleted, each durable."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as queue, _keeping(url, size) as post:
+        queue.execute("PRAGMA journal_mode=WAL")
+        queue.execute("PRAGMA synchronous=FULL")
+        queue.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, payload TEXT, reserved_at INTEGER)")
+        queue.execute("BEGIN")
+        queue.executemany("INSERT INTO jobs (payload) VALUES (?)", [("x" * int(size),)] * int(count))
+        queue.execute("COMMIT")
+        for _ in range(int(count)):
+            queue.execute("BEGIN IMMEDIATE")
+            first = "SELECT id, payload FROM jobs WHERE reserved_at IS NULL ORDER BY id LIMIT 1"
+            number, _payload = queue.execute(first).fetchone()
+            queue.execute("UPDATE jobs SET reserved_at = 1 WHERE id = ?", (number,))
+            queue.execute("COMMIT")
+            post(number)
+            queue.execute("DELETE FROM jobs WHERE id = ?", (number,))
+
+
+@contextmanager
+def _keeping(url: str, size: str) -> Iterator[Callable[[int], None]]:
+    """Posts over one connection."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    content = b"x" * int(size)
+
+    def post(number: int) -> None:
+        connection.request("POST", parts.path, content, {**_HEADERS, "webhook-id": f"msg_{number}"})
+        connection.getresponse().read()
+
+    try:
+        yield post
+    finally:
+        connection.close()
+
+
+PEERS: Mapping[str, Callable[..., None]] = {
+    "scan": scan, "aiohttp": aiohttp_loop, "jobs": job_loop, "queue": queue_worker,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    PEERS[sys.argv[1]](*sys.argv[2:])

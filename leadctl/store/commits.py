@@ -1,0 +1,100 @@
+"""Transactions that are made once, also where the server goes away in the middle of one."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
+from leadctl.store import engines
+from leadctl.store.base import LedgerBase, set_meta
+from leadctl.store.engines import explain, is_away, is_busy, is_race
+from leadctl.store.leases import Leases
+from leadctl.store.schema import meta
+
+#: Begins the keys of these numbers in ``leadctl_meta``; the holder's name follows.
+COMMIT = "commit:"
+#: What is waited for longer than this many seconds is said.
+SAID_AFTER = 2.0
+
+
+class Committer:
+    """One thread's connection to the ledger. Locks and outages are waited for, at most ``LOCK_PATIENCE`` seconds.
+
+    After a commit that was not answered nobody knows whether it arrived. So on a server each transaction writes its
+    number beside its rows: the next connection reads it, behind the lock that an unfinished commit would still hold.
+    """
+
+    def __init__(self, store: LedgerBase, leases: Leases, name: str) -> None:
+        self._store = store
+        self._leases = leases
+        self._key = f"{COMMIT}{name}"
+        self._place = f"the ledger {store.location}"
+        self._connection: Connection | None = None
+        self._number = 0
+        self._committing = False
+        self._unanswered = False
+
+    def run(self, work: Callable[[Connection], None], say: Callable[[str], None]) -> None:
+        """``work`` in one transaction. ``say`` is told what is waited for. Raises LeadctlError."""
+        began = time.monotonic()
+        said = False
+        self._number += 1
+        self._unanswered = False
+        while True:
+            try:
+                self._once(work)
+            except (SQLAlchemyError, DatabaseUnreachable) as error:
+                failure = error if isinstance(error, LeadctlError) else explain(error, self._place)
+                self._unanswered = self._unanswered or self._committing
+                self.disconnect()
+                waited = time.monotonic() - began
+                if not _may_pass(error) or waited > engines.LOCK_PATIENCE:
+                    raise failure from None
+                if waited > SAID_AFTER and not said:
+                    say(failure.message)
+                    said = True
+            else:
+                return
+            time.sleep(engines.PAUSE)
+
+    def _once(self, work: Callable[[Connection], None]) -> None:
+        self._committing = False
+        self._store.check_place()
+        if self._connection is None:
+            self._connection = self._store.writing.connect()
+            self._leases.renew()
+        with self._connection.begin() as transaction:
+            if self._store.path is None:
+                if self._unanswered and self._arrived(self._connection):
+                    return
+                set_meta(self._connection, self._key, str(self._number))
+            work(self._connection)
+            self._committing = True
+            transaction.commit()
+
+    def _arrived(self, connection: Connection) -> bool:
+        statement = select(meta.c.value).where(meta.c.key == self._key).with_for_update()
+        return connection.execute(statement).scalar() == str(self._number)
+
+    def disconnect(self) -> None:
+        """Let the connection go; the next transaction has a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        """The end: nobody asks for our number any more."""
+        if self._connection is not None and self._store.path is None:
+            with suppress(SQLAlchemyError), self._connection.begin():
+                self._connection.execute(delete(meta).where(meta.c.key == self._key))
+        self.disconnect()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same transaction may succeed a moment later."""
+    if isinstance(error, DBAPIError):
+        return is_busy(error) or is_race(error) or is_away(error)
+    return isinstance(error, DatabaseUnreachable)

@@ -1,0 +1,240 @@
+"""A server that goes away: in the middle of a commit, of a read, with our locks, for a moment or for good."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event, make_url
+
+from leadctl.domain.errors import ConfigError, DatabaseUnreachable
+from leadctl.domain.outcomes import TargetState
+from leadctl.domain.ports import Granted, Record
+from leadctl.store import engines
+from leadctl.store.engines import server_engine
+from leadctl.store.leases import ServerLeases, open_leases
+from leadctl.store.ledger import LedgerStore
+from leadctl.store.writer import LedgerWriter
+from tests.crash.postgresql import require_postgresql, running_postgresql
+from tests.store.helpers import NOW, RUN, attempt, intent, opened_ledger, write
+from tests.support.wire import Wire, running_wire
+from tests.support.world import wait_until
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    require_postgresql()
+    with running_postgresql() as url:
+        yield url
+
+
+@dataclass
+class Remote:
+    """A ledger on a server, seen over a wire; ``near`` is the same one without it."""
+
+    store: LedgerStore
+    writer: LedgerWriter
+    leases: ServerLeases
+    wire: Wire
+    near: str
+    holder: str
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.near, autocommit=True) as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def claim(self, lead_id: int, rev: int | None = None) -> Any:
+        return asyncio.run(self.writer.claim(RUN, [intent(lead_id, rev)]))[0]
+
+    def away(self, seconds: float) -> threading.Timer:
+        """From now on, for so long."""
+        self.wire.cut()
+        timer = threading.Timer(seconds, self.wire.mend)
+        timer.start()
+        return timer
+
+    @contextmanager
+    def another(self) -> Iterator[ServerLeases]:
+        """The leases as a process has them that was not cut off."""
+        leases = ServerLeases(server_engine(make_url(self.near).set(drivername="postgresql+psycopg")), "the ledger")
+        try:
+            yield leases
+        finally:
+            leases.close()
+
+
+@pytest.fixture
+def remote(server: str, leads: Path) -> Iterator[Remote]:
+    name = f"ledger{next(_names)}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    with ExitStack() as stack:
+        port = make_url(server).port
+        assert port is not None
+        wire = stack.enter_context(running_wire(port))
+        url = f"postgresql://leadctl@127.0.0.1:{wire.port}/{name}"
+        store = stack.enter_context(opened_ledger(leads, ledger=url))
+        leases = open_leases(store)
+        assert isinstance(leases, ServerLeases)
+        stack.callback(leases.close)
+        holder = leases.open_holder()
+        writer = LedgerWriter(store, leases, holder)
+        stack.callback(writer.close)
+        yield Remote(store, writer, leases, wire, f"{server}/{name}", holder)
+
+
+def at_next_commit(store: LedgerStore, act: Callable[[Any], object]) -> None:
+    """Once, between the last statement of a transaction and its COMMIT."""
+    done: list[bool] = []
+
+    def before_commit(connection: Any) -> None:
+        if not done:
+            done.append(True)
+            act(connection)
+
+    event.listen(store.writing, "commit", before_commit)
+
+
+def test_a_commit_that_did_not_arrive_is_made_again(remote: Remote) -> None:
+    remote.claim(1)
+    at_next_commit(remote.store, lambda connection: remote.away(0.3))
+    asyncio.run(remote.writer.record(RUN, [Record(attempt(1), write(1))]))
+    assert remote.rows("SELECT state FROM leadctl_targets") == [("delivered",)]
+    assert remote.rows("SELECT COUNT(*) FROM leadctl_attempts") == [(1,)]
+
+
+def test_a_commit_that_arrived_and_was_not_answered_is_not_made_twice(remote: Remote) -> None:
+    def arrive(connection: Any) -> None:
+        driver = connection.connection.dbapi_connection
+        driver.commit()
+        driver.execute("SELECT 1")  # so that the COMMIT that follows is sent, and not answered
+        remote.away(0.3)
+
+    at_next_commit(remote.store, arrive)
+    answer = remote.claim(1)
+    assert isinstance(answer, Granted)
+    assert remote.rows("SELECT state, rev FROM leadctl_targets") == [("sending", 1)]
+    at_next_commit(remote.store, arrive)
+    asyncio.run(remote.writer.record(RUN, [Record(attempt(1), write(1))]))
+    assert remote.rows("SELECT state, rev FROM leadctl_targets") == [("delivered", 2)]
+    assert remote.rows("SELECT COUNT(*) FROM leadctl_attempts") == [(1,)]
+
+
+def test_a_server_that_is_away_for_a_moment(remote: Remote) -> None:
+    remote.claim(1)
+    timer = remote.away(0.5)
+    assert isinstance(remote.claim(2), Granted)
+    timer.join()
+    timer = remote.away(0.5)
+    assert remote.store.targets_for([1, 2]).keys() == {1, 2}
+    timer.join()
+    timer = remote.away(0.5)
+    run = remote.store.new_run("resend", "d", now=NOW)
+    timer.join()
+    assert remote.store.run(run.id) == run
+
+
+def test_a_server_that_stays_away_is_an_outage(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.3)
+    remote.claim(1)
+    remote.wire.cut()
+    with pytest.raises(DatabaseUnreachable, match="does not answer") as caught:
+        remote.claim(2)
+    assert caught.value.exit_code == 5
+    with pytest.raises(DatabaseUnreachable, match="does not answer"):
+        remote.store.list_runs()
+    remote.wire.mend()
+    assert remote.store.targets_for([1, 2]).keys() == {1}
+    assert isinstance(remote.claim(2), Granted)
+
+
+def test_a_write_whose_commit_was_not_answered_is_not_made_twice(remote: Remote) -> None:
+    """Outside of the writer nobody finds out: the same command goes on."""
+    at_next_commit(remote.store, lambda connection: remote.away(0.3))
+    with pytest.raises(DatabaseUnreachable):
+        remote.store.new_run("resend", "d", now=NOW)
+    wait_until(lambda: remote.store.list_runs() == [])
+
+
+def test_our_locks_go_with_the_connection_and_come_back(remote: Remote) -> None:
+    lease = remote.leases.acquire("run-1", {"who": "me"})
+    assert lease is not None
+    with remote.another() as another:
+        remote.away(0.3)
+        wait_until(lambda: not another.is_alive(remote.holder))
+        assert isinstance(remote.claim(1), Granted)
+        assert another.is_alive(remote.holder)
+        assert another.acquire("run-1", {}) is None
+        assert another.holder_info("run-1") == {"who": "me"}
+        lease.release()
+        assert another.holder_info("run-1") is None
+
+
+def test_where_another_process_took_our_lock_we_end(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.5)
+    assert remote.leases.acquire("run-1", {"who": "me"}) is not None
+    with remote.another() as another:
+        remote.wire.cut()
+        wait_until(lambda: another.holder_info("run-1") is None)
+        theirs = another.acquire("run-1", {"who": "they"})
+        assert theirs is not None
+        remote.wire.mend()
+        for _ in range(2):  # having asked once makes it no more ours
+            with pytest.raises(DatabaseUnreachable, match="another process has the lock"):
+                remote.claim(1)
+        assert another.holder_info("run-1") == {"who": "they"}
+        theirs.release()
+        assert isinstance(remote.claim(1), Granted)
+
+
+def test_a_server_that_takes_no_writes(remote: Remote, leads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.2)
+    remote.claim(1)
+    name = remote.near.rpartition("/")[2]
+    remote.rows(f"CREATE DATABASE {name}b")
+    for database in (f"{name}b", name):
+        remote.rows(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    remote.wire.cut()
+    remote.wire.mend()
+    with pytest.raises(DatabaseUnreachable, match="takes no writes"):
+        remote.claim(2)
+    with pytest.raises(ConfigError, match="cannot be written"), opened_ledger(leads, ledger=f"{remote.near}b"):
+        pass
+
+
+def test_what_killed_processes_have_left_is_swept(remote: Remote) -> None:
+    remote.claim(1)
+    assert remote.rows("SELECT value FROM leadctl_meta WHERE key LIKE 'commit:%'") == [("1",)]
+    remote.rows("INSERT INTO leadctl_meta VALUES ('commit:holder-gone', '9'), ('lease:holder-gone', '{}')")
+    remote.store.sweep(remote.leases)
+    assert remote.rows("SELECT key FROM leadctl_meta WHERE key LIKE '%:holder-%' ORDER BY 1") == [
+        (f"commit:{remote.holder}",), (f"lease:{remote.holder}",)
+    ]  # fmt: skip
+    remote.writer.close()
+    assert remote.rows("SELECT key FROM leadctl_meta WHERE key LIKE 'commit:%'") == []
+
+
+def test_doubts_and_purges_speak_the_servers_language(remote: Remote) -> None:
+    remote.claim(1)
+    row = remote.store.targets_for([1])[1][0]
+    later = NOW + timedelta(days=3650)
+    remote.leases.close()
+    remote.store.doubt([row], later, later, remote.leases)
+    assert remote.store.targets_for([1])[1][0].state is TargetState.UNKNOWN
+    run = remote.store.new_run("resend", "d", now=NOW)
+    remote.store.add_leads(run.id, [(0, 1, "planned")])
+    assert remote.store.purge_answers(later) == remote.store.purge_attempts(later) == 0
+    assert remote.store.purge_runs(later) == (0, 0)
+    remote.store.supersede_run(run.id, "another", NOW)
+    assert remote.store.purge_runs(later) == (0, 1)
+    remote.store.fold()

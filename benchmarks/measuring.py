@@ -92,7 +92,10 @@ def environment(path: Path) -> dict[str, str]:
 
 
 def in_turn(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Round by round every side once, in changing order: what else the machine does meets all of them alike."""
+    """Round by round every side once: what else the machine does meets all of them alike.
+
+    The first round goes in the order given, the next one in the reverse, and so on.
+    """
     found: list[list[float]] = [[] for _ in sides]
     for number in range(rounds):
         places = list(range(len(sides)))

@@ -72,7 +72,7 @@ class _Sides:
         return self._peer("queue", self._size, self._world.folder / "jobs.db")
 
     def _peer(self, name: str, *more: object) -> float:
-        """With bodies of the size that leadctl sends."""
+        """With bodies of the size that leadctl has sent."""
         command = [PYTHON, "-m", "benchmarks.peers", name, self._url, str(self._count), *map(str, more)]
         return float(self._measured(name, command)["rate"])
 
@@ -98,7 +98,6 @@ def bulk(sizes: Sizes, folder: Path) -> list[Row]:
         credential = ("webhooks", {**spec.example_data, "url": url}, spec.example_settings)
         world = build(folder / "bulk", sizes.bulk, [credential], _LIMITS)
         sides = _Sides(url, world, sizes.bulk, spec.concurrency)
-        sides.leadctl()  # tells the size of a body
         ours, bare, queue, jobs = in_turn(sizes.rounds, sides.leadctl, sides.aiohttp, sides.queue, sides.jobs)
     to_bare, to_queue, to_jobs = (Ratio.of(ours, theirs) for theirs in (bare, queue, jobs))
     rates = [statistics.median(side) for side in (ours, bare, queue, jobs)]

@@ -14,6 +14,7 @@ from leadctl.cli.app import build, help_text
 from leadctl.cli.completion import Node, bash, fish, tree, zsh
 from leadctl.cli.exit_codes import ExitCode
 from leadctl.cli.render import keys
+from leadctl.testing.fault_matrix import matrix_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = re.compile(r"(<!-- generated:([a-z-]+) -->\n).*?(<!-- /generated:\2 -->)", re.DOTALL)
@@ -57,6 +58,7 @@ def sections(commands: Node) -> dict[str, Callable[[], str]]:
         "channels": _channel_section,
         "config": _config_section,
         "errors": _error_section,
+        "fault-matrix": matrix_markdown,
     }
 
 

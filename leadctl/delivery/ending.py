@@ -173,10 +173,18 @@ class Endings:
 
     async def _commit(self, records: Sequence[Record], moves: Sequence[Callable[[], None]]) -> None:
         if records:
-            await asyncio.shield(self._ledger.record(self._run_id, records))
+            writing = asyncio.ensure_future(self._ledger.record(self._run_id, records))
+            writing.add_done_callback(_heard)
+            await asyncio.shield(writing)
         await self._limiter.publish()
         for move in moves:
             move()
+
+
+def _heard(writing: "asyncio.Future[None]") -> None:
+    """A worker that is cancelled, since another one met the ledger's failure first, does not hear of its own."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _park_code(error: DeliveryError) -> ErrorCode:

@@ -164,12 +164,12 @@ class Job:
         self.main_done = target.state is TargetState.INCOMPLETE or self._has_main(target)
         self.in_doubt = target.in_doubt or target.state in (TargetState.UNKNOWN, TargetState.SENDING)
         self.forgotten = RESTORED in target.context
+        self.foreign = self.in_doubt
+        self.crashed = target.state is TargetState.SENDING
         if self.in_doubt:
             self.context = dict(target.context)
             self.sent_at = target.sent_at
             self.since = None
-            self.foreign = True
-            self.crashed = target.state is TargetState.SENDING
 
     def _has_main(self, target: Target) -> bool:
         preparatory = {step.name for step in self.route.channel.steps if step.preparatory}

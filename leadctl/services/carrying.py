@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from leadctl.delivery.engine import Engine, EngineReport
 from leadctl.delivery.limits import Limiter
 from leadctl.delivery.retries import Policy
+from leadctl.domain.masking import mask_personal
 from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.domain.ports import Observer
 from leadctl.services.loops import in_own_loop
@@ -90,7 +91,9 @@ def _call(loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
 def _close(app: "App", run_id: str, report: EngineReport) -> None:
     """What was never begun: by the credential's parking, or by the stop."""
     for credential_id, parking in report.parked.items():
-        app.ledger.close_unsent(run_id, parking.error.message, code=parking.code, credential_id=credential_id)
+        # The vendor's words may repeat what it was sent.
+        message = mask_personal(app.secrets.hide(parking.error.message))
+        app.ledger.close_unsent(run_id, message, code=parking.code, credential_id=credential_id)
     if report.stopped:
         app.ledger.close_unsent(run_id, "the run was stopped")
     # A credential that vanished between plan and send (switched off, corrected into something invalid).

@@ -1,5 +1,6 @@
 """``leadctl demo``: an outage and its end, on emulated vendors, typed as a person would type it."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -141,5 +142,8 @@ class _Demo:
         self._echo(f"$ leadctl {shlex.join(arguments)}")
         sys.stdout.flush()
         command = [sys.executable, "-m", "leadctl", "--config", str(self._config), *arguments]
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_COMMAND_SECONDS, check=False).returncode  # noqa: S603 our own program
+        # The ledger ends with its folder: nothing of it is to be remembered on this machine.
+        env = {**os.environ, "XDG_STATE_HOME": str(self._folder / "state")}
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_COMMAND_SECONDS, check=False, env=env)  # noqa: S603 our own program
+        code = done.returncode
         self._echo(f"(exit {code})")

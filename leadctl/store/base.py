@@ -18,6 +18,7 @@ from leadctl.store import schema
 from leadctl.store.database import Database
 from leadctl.store.engines import (
     describe,
+    disk_full,
     explain,
     explained,
     is_away,
@@ -156,8 +157,8 @@ class LedgerBase:
         mode = 0o600 | (self._leads_path.stat().st_mode & 0o666 if self._leads_path is not None else 0)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode))
-        except OSError:
-            raise self._no_rights() from None
+        except OSError as error:
+            raise disk_full(error, f"the ledger {self.location}") or self._no_rights() from None
 
     def _no_rights(self) -> ConfigError:
         return ConfigError(

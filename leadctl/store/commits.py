@@ -7,6 +7,7 @@ from contextlib import suppress
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from leadctl.domain.clock import SystemClock
 from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
 from leadctl.store import engines
 from leadctl.store.base import LedgerBase, set_meta
@@ -20,11 +21,17 @@ COMMIT = "commit:"
 SAID_AFTER = 2.0
 
 
+class Forgetful(DatabaseUnreachable):
+    """The server is there again, and does not know what it had confirmed. Waiting does not help."""
+
+
 class Committer:
     """One thread's connection to the ledger. Locks and outages are waited for, at most ``LOCK_PATIENCE`` seconds.
 
     After a commit that was not answered nobody knows whether it arrived. So on a server each transaction writes its
     number beside its rows: the next connection reads it, behind the lock that an unfinished commit would still hold.
+    A number that is lower than one that was confirmed shows a server that forgets (it crashed without having written to
+    its disk, or a replica took over that was behind): then the ledger is marked as restored, and the run ends.
     """
 
     def __init__(self, store: LedgerBase, leases: Leases, name: str) -> None:
@@ -34,6 +41,7 @@ class Committer:
         self._place = f"the ledger {store.location}"
         self._connection: Connection | None = None
         self._number = 0
+        self._confirmed = 0
         self._committing = False
         self._unanswered = False
 
@@ -57,6 +65,7 @@ class Committer:
                     say(failure.message)
                     said = True
             else:
+                self._confirmed = self._number
                 return
             time.sleep(engines.PAUSE)
 
@@ -66,18 +75,27 @@ class Committer:
         if self._connection is None:
             self._connection = self._store.writing.connect()
             self._leases.renew()
+            if self._store.path is None and self._has_arrived(self._connection):
+                return
         with self._connection.begin() as transaction:
             if self._store.path is None:
-                if self._unanswered and self._arrived(self._connection):
-                    return
                 set_meta(self._connection, self._key, str(self._number))
             work(self._connection)
             self._committing = True
             transaction.commit()
 
-    def _arrived(self, connection: Connection) -> bool:
-        statement = select(meta.c.value).where(meta.c.key == self._key).with_for_update()
-        return connection.execute(statement).scalar() == str(self._number)
+    def _has_arrived(self, connection: Connection) -> bool:
+        """Whether the transaction that was not answered on an earlier connection is there. Raises Forgetful."""
+        with connection.begin():
+            statement = select(meta.c.value).where(meta.c.key == self._key).with_for_update()
+            kept = int(connection.execute(statement).scalar() or 0)
+        if kept < self._confirmed:
+            self._store.mark_restored(SystemClock().now())
+            raise Forgetful(
+                f"{self._place} has lost what it had confirmed: its server crashed, or another one took over",
+                hint="type the same command again: what may have been sent is looked for first",
+            )
+        return self._unanswered and kept == self._number
 
     def disconnect(self) -> None:
         """Let the connection go; the next transaction has a new one."""
@@ -97,4 +115,4 @@ def _may_pass(error: Exception) -> bool:
     """Whether the same transaction may succeed a moment later."""
     if isinstance(error, DBAPIError):
         return is_busy(error) or is_race(error) or is_away(error)
-    return isinstance(error, DatabaseUnreachable)
+    return isinstance(error, DatabaseUnreachable) and not isinstance(error, Forgetful)

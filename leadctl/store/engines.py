@@ -1,5 +1,6 @@
 """Opening databases: URLs, drivers, SQLite's modes, and what a failure means to a person."""
 
+import errno
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ _DRIVERS = {
 #: SQLite's primary result codes (https://www.sqlite.org/rescode.html).
 _SQLITE_BUSY = {5, 6}
 _SQLITE_FULL = 13
+_FREE_SPACE = "free some space and type the command again"
 _SQLITE_READONLY = {3, 8, 14}
 _SQLITE_BROKEN = {11, 26}
 #: SQLSTATE of PostgreSQL: deadlock, serialization, lock not available; wrong password, no such database or role.
@@ -216,7 +218,7 @@ def _explain_sqlite(orig: sqlite3.Error, place: str) -> LeadctlError:
             f"{place} is locked by another process", hint="type the same command again when it is free"
         )
     if number == _SQLITE_FULL:
-        return DatabaseUnreachable(f"the disk of {place} is full", hint="free some space and type the command again")
+        return DatabaseUnreachable(f"the disk of {place} is full", hint=_FREE_SPACE)
     if number in _SQLITE_READONLY:
         return DatabaseUnreachable(
             f"{place} cannot be opened or written ({clean(str(orig), 100)})",
@@ -225,6 +227,13 @@ def _explain_sqlite(orig: sqlite3.Error, place: str) -> LeadctlError:
     if number in _SQLITE_BROKEN:
         return ConfigError(f"{place} is not a sound SQLite database ({clean(str(orig), 100)})")
     return DatabaseUnreachable(f"{place}: {clean(str(orig), 200)}", hint="type the same command again later")
+
+
+def disk_full(error: OSError, place: str) -> DatabaseUnreachable | None:
+    """Whether a file could not be written for want of space."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return DatabaseUnreachable(f"the disk of {place} is full", hint=_FREE_SPACE)
 
 
 def _sqlite_code(orig: object) -> int | None:

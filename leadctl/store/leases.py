@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable
 from leadctl.store.base import LedgerBase
-from leadctl.store.engines import explain, explained, server_engine
+from leadctl.store.engines import disk_full, explain, explained, server_engine
 from leadctl.store.schema import meta
 
 #: A look at a lock holds it for microseconds: an acquisition that meets one tries again.
@@ -137,10 +137,11 @@ class FileLeases:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(dict(info)).encode(), 0)
         except OSError as error:
-            raise ConfigError(
+            no_rights = ConfigError(
                 f"the lock {path} cannot be written ({error.strerror})",
                 hint="give this user the right to write beside the ledger",
-            ) from None
+            )
+            raise disk_full(error, f"the lock {path}") or no_rights from None
         return Lease(lambda: _drop(path, descriptor))
 
     def holder_info(self, name: str) -> dict[str, Any] | None:

@@ -79,6 +79,10 @@ class FakeServices:
         self._fail()
         return self.document
 
+    def doctor(self, config: str | None, *, restored: bool | None) -> Any:
+        self._keep(restored, {})
+        return self.rows
+
     def answer_rows(self, *arguments: Any, **options: Any) -> Any:
         self._keep(arguments[1:], options)
         return self.rows
@@ -129,7 +133,8 @@ def services(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
         "settling.settle": fake.answer,
         "settling.adopt": fake.answer,
         "setup.init": fake.answer,
-        "setup.doctor": lambda config: fake.rows,
+        "setup.doctor": fake.doctor,
+        "purging.purge": fake.answer,
     }.items():
         monkeypatch.setattr(f"leadctl.services.{name}", stand_in)
     loaded = LoadedSettings(Settings(timezone="Europe/Moscow"), None, warnings=fake.warnings)

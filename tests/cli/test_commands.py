@@ -402,6 +402,18 @@ def test_doctor(services: FakeServices) -> None:
     assert "hint: start it" in made.out
     document: Any = run(["doctor", "--json"])[1].document()
     assert (document["checks"], document["exit_code"]) == (services.rows, code)
+    run(["doctor", "--ledger-restored"])
+    run(["doctor", "--no-ledger-restored"])
+    assert services.asked == [None, None, True, False]
+
+
+def test_runs_purge(services: FakeServices) -> None:
+    services.document = {"answers": 1, "attempts": 2000, "deliveries": 3, "runs": 1}
+    code, made = run(["runs", "purge", "--before", "2026-03-01T10:00"])
+    assert (code, services.asked[-1][0].isoformat()[:16]) == (0, "2026-03-01T10:00")
+    assert made.out == ("forgotten: 1 answer, 2,000 attempts, 3 deliveries of 1 run; what is delivered stays known\n")
+    assert run(["runs", "purge", "--before", "90d", "--json"])[1].document() == services.document
+    assert "--before" in run(["runs", "purge"])[1].err
 
 
 def test_without_a_command_the_help_is_named() -> None:

@@ -40,6 +40,12 @@ class Row:
     in_doubt: bool
 
 
+def _row(values: tuple[Any, ...]) -> Row:
+    lead_id, destination, n, state, key, channel, account, holder, step, done, in_doubt = values
+    state, done, in_doubt = TargetState(state), json.loads(done), bool(in_doubt)
+    return Row(lead_id, destination, n, state, key, channel, account, holder, step, done, in_doubt)
+
+
 _COLUMNS = "lead_id, destination, n, state, key, channel, account, holder, step, done, in_doubt"
 
 
@@ -91,7 +97,7 @@ class Audit:
 
     def _read(self, where: str, *values: Any) -> list[Row]:
         found = self._database.execute(f"SELECT {_COLUMNS} FROM leadctl_targets WHERE {where}", values)
-        return [Row(*row[:3], TargetState(row[3]), *row[4:9], json.loads(row[9]), bool(row[10])) for row in found]
+        return [_row(values) for values in found]
 
     def unfinished(self) -> list[str]:
         """Runs that may be gone on with, the oldest first."""
@@ -138,6 +144,11 @@ class Audit:
             self.expect(delivery.possible_repeat, f"{name}: a repeat that does not say so")
         if copies:
             self.expect(key in self._doubted, f"{name}: a second copy of what was never unknown")
+
+    def asks(self, process: "Process", channel: ModelChannel) -> None:
+        """A look-up."""
+        held = channel.settings.on_unknown == "hold"
+        self.expect(process.retry or not held, f"{channel.spec.name} is asked for what is left to a person")
 
     # --- at each commit --------------------------------------------------------------------------------------
 
@@ -239,12 +250,22 @@ class Audit:
         self._doubted = {key for key in self._doubted if key[0] != str(lead) or not key[1].startswith(f"{channel}:")}
 
     def ended(self, process: "Process", document: Mapping[str, Any]) -> None:
+        self.say(f"{process.name} ends: exit {document['exit_code']}, {document['outcomes']}")
+        if not any(other.running for other in self._world.processes if other is not process):
+            self._told(document["run_id"])
         self.documents.append(document)
         self.expect(document["exit_code"] != 70, f"exit 70: {document['errors']}")
         counted = sum(document["outcomes"].values())
         expected = document["total_count"] * len(CHANNELS)
         self.expect(counted == expected, f"{counted} outcomes of {expected} deliveries")
         self.expect(document["outcomes"]["pending"] == 0, "a run has ended with pending deliveries")
+
+    def _told(self, run_id: str) -> None:
+        """What a run says was surely not executed is not in doubt."""
+        statement = "SELECT lead_id, destination, n, outcome FROM leadctl_deliveries WHERE run_id = ?"
+        for *place, outcome in self._database.execute(statement, (run_id,)):
+            if outcome in _NOT_THERE:
+                self.expect(tuple(place) not in self._doubted, f"{place}: {outcome}, and it is in doubt")
 
     def gone(self, process: "Process") -> None:
         """What a process left in the middle is in doubt."""

@@ -258,6 +258,7 @@ class ModelChannel(Channel[ModelConfig, ChannelSettings]):
     async def find(self, step: Step, batch: Sequence[Delivery]) -> Mapping[str, Finding]:
         if step.retransmit is not Retransmit.LOOKUP:
             return await super().find(step, batch)
+        self.process.world.audit.asks(self.process, self)
         fate = self.vendor.next_fate()
         if fate is Fate.BROKEN:
             return {delivery.key: CannotTell("an answer that cannot be read") for delivery in batch}

@@ -144,11 +144,10 @@ class ProcessClock:
 class Process:
     """One process of leadctl that sends. It may die, freeze, and be asked to stop."""
 
-    def __init__(self, world: "World", crash: tuple[str, int, bool] | None, *, retry: bool, forced: bool) -> None:
+    def __init__(self, world: "World", crash: tuple[str, int, bool] | None, *, retry: bool) -> None:
         self.world = world
         self.name = f"P{len(world.processes) + 1}"
         self.retry = retry
-        self.forced = forced
         self.app: App = open_app(world.loaded, create_ledger=True)
         self.clock = ProcessClock(self)
         self.app.clock = cast("Any", self.clock)
@@ -337,38 +336,32 @@ class World:
     # --- processes -------------------------------------------------------------------------------------------
 
     def start(
-        self,
-        leads: Sequence[int],
-        *,
-        bulk: bool = False,
-        retry: bool = False,
-        forced: bool = False,
-        crash: tuple[str, int, bool] | None = None,
-    ) -> Process:
+        self, leads: Sequence[int], mode: str = "resend", crash: tuple[str, int, bool] | None = None
+    ) -> Process:  # fmt: skip
+        """``mode``: resend, bulk, retry (``--retry-unknown``), force."""
         request = SendRequest(
-            "bulk-resend" if bulk else "resend",
+            "bulk-resend" if mode == "bulk" else "resend",
             LeadSelection(tuple(leads)),
-            force_reason="a test" if forced else None,
-            retry_unknown=retry,
+            force_reason="a test" if mode == "force" else None,
+            retry_unknown=mode == "retry",
         )
-        process = self._process(crash, retry=retry, forced=forced)
-        if forced:
+        process = self._process(crash, retry=mode == "retry")
+        if mode == "force":
             self.audit.forces(leads)
-        self.audit.say(f"{process.name} starts: {leads} bulk={bulk} retry={retry} forced={forced}")
+        self.audit.say(f"{process.name} starts: {mode} {list(leads)}, dies {crash}")
         process.start(lambda own: own.send(request))
         return process
 
     def resume(self, run_id: str, crash: tuple[str, int, bool] | None = None) -> Process:
         options = self.audit.options_of(run_id)
-        retry, forced = bool(options.get("retry_unknown")), bool(options.get("force_reason"))
-        process = self._process(crash, retry=retry, forced=forced)
+        process = self._process(crash, retry=bool(options.get("retry_unknown")))
         self.audit.say(f"{process.name} resumes {run_id}, {options}")
         process.start(lambda own: own.resume(run_id))
         return process
 
-    def _process(self, crash: tuple[str, int, bool] | None, *, retry: bool, forced: bool) -> Process:
+    def _process(self, crash: tuple[str, int, bool] | None, *, retry: bool) -> Process:
         self.run(0.001)  # no two runs begin at the same moment
-        process = Process(self, crash, retry=retry, forced=forced)
+        process = Process(self, crash, retry=retry)
         self.processes.append(process)
         return process
 

@@ -24,8 +24,13 @@ LEAD = st.sampled_from(LEADS)
 SELECTION = st.one_of(st.just(LEADS), st.lists(LEAD, min_size=1, max_size=4, unique=True).map(sorted))
 #: Where it dies, after how many passages, and whether what is under way does not arrive at the vendor any more.
 CRASH = st.one_of(st.none(), st.tuples(st.sampled_from(POINTS), st.integers(0, 12), st.booleans()))
-SECONDS = st.sampled_from((0.1, 0.3, 1.0, 5.0, 20.0, 40.0, 120.0, 600.0))
+#: What becomes of a channel's next requests.
+FATES = st.fixed_dictionaries({name: st.lists(st.sampled_from(list(Fate)), max_size=6) for name in CHANNELS})
+#: How long nothing else happens; None: until the process has ended.
+PAUSE = st.one_of(st.none(), st.sampled_from((0.3, 1.0, 5.0, 20.0, 40.0, 120.0, 600.0)))
 JUMP = st.sampled_from((-3000.0, -60.0, -5.0, 5.0, 60.0, 3000.0))
+MODE = st.sampled_from(("resend", "resend", "bulk", "retry", "force"))
+Crash = tuple[str, int, bool] | None
 
 
 class Machine(RuleBasedStateMachine):
@@ -40,73 +45,53 @@ class Machine(RuleBasedStateMachine):
         process = self.operators[slot]
         return process if process is not None and process.running else None
 
+    def go(self, process: Process, pause: float | None) -> None:
+        if pause is None:
+            self.world.finish(process)
+        else:
+            self.world.run(pause)
+
     # --- processes -------------------------------------------------------------------------------------------
 
-    @rule(slot=SLOTS, leads=SELECTION, bulk=st.booleans(), retry=st.booleans(), crash=CRASH)
-    def start(
-        self, slot: int, leads: tuple[int, ...], bulk: bool, retry: bool, crash: tuple[str, int, bool] | None
-    ) -> None:
+    @rule(slot=SLOTS, leads=SELECTION, mode=MODE, crash=CRASH, fates=FATES, pause=PAUSE)
+    def send(
+        self, slot: int, leads: tuple[int, ...], mode: str, crash: Crash, fates: dict[str, list[Fate]],
+        pause: float | None,
+    ) -> None:  # fmt: skip
+        for channel, more in fates.items():
+            self.world.vendors[channel].fates.extend(more)
         if self.operator(slot) is None:
-            self.operators[slot] = self.world.start(leads, bulk=bulk, retry=retry, crash=crash)
+            process = self.operators[slot] = self.world.start(leads, mode, crash)
+            self.go(process, pause)
 
-    @rule(slot=SLOTS, leads=SELECTION, crash=CRASH)
-    def force(self, slot: int, leads: tuple[int, ...], crash: tuple[str, int, bool] | None) -> None:
-        if self.operator(slot) is None:
-            self.operators[slot] = self.world.start(leads, forced=True, crash=crash)
-
-    @rule(slot=SLOTS, which=st.integers(0, 3), crash=CRASH)
-    def resume(self, slot: int, which: int, crash: tuple[str, int, bool] | None) -> None:
+    @rule(slot=SLOTS, which=st.integers(0, 3), crash=CRASH, pause=PAUSE)
+    def resume(self, slot: int, which: int, crash: Crash, pause: float | None) -> None:
         runs = self.world.audit.unfinished()
         if runs and self.operator(slot) is None:
-            self.operators[slot] = self.world.resume(runs[which % len(runs)], crash)
+            process = self.operators[slot] = self.world.resume(runs[which % len(runs)], crash)
+            self.go(process, pause)
 
-    @rule(slot=SLOTS)
-    def wait(self, slot: int) -> None:
+    @rule(slot=SLOTS, what=st.sampled_from(("go on", "kill", "stop", "freeze", "thaw")), pause=PAUSE)
+    def something_happens_to_it(self, slot: int, what: str, pause: float | None) -> None:
         if process := self.operator(slot):
-            self.world.finish(process)
-
-    @rule(seconds=SECONDS)
-    def time_passes(self, seconds: float) -> None:
-        self.world.run(seconds)
-
-    @rule(slot=SLOTS)
-    def kill(self, slot: int) -> None:
-        if process := self.operator(slot):
-            process.die()
-            self.world.run(0.0)
-
-    @rule(slot=SLOTS)
-    def freeze(self, slot: int) -> None:
-        if process := self.operator(slot):
-            process.freeze()
-
-    @rule(slot=SLOTS)
-    def thaw(self, slot: int) -> None:
-        if process := self.operator(slot):
-            process.thaw()
-
-    @rule(slot=SLOTS)
-    def stop(self, slot: int) -> None:
-        if process := self.operator(slot):
-            process.switch.request(15)
+            match what:
+                case "kill":
+                    process.die()
+                case "stop":
+                    process.switch.request(15)
+                case "freeze":
+                    process.freeze()
+                case "thaw":
+                    process.thaw()
+            self.go(process, pause)
 
     # --- the world around --------------------------------------------------------------------------------------
 
-    @rule(channel=CHANNEL, fates=st.lists(st.sampled_from(list(Fate)), min_size=1, max_size=4))
-    def requests_go_wrong(self, channel: str, fates: list[Fate]) -> None:
-        self.world.vendors[channel].fates.extend(fates)
-
-    @rule(channel=CHANNEL, fate=st.sampled_from(OUTAGES))
-    def outage_begins(self, channel: str, fate: Fate) -> None:
-        self.world.vendors[channel].outage = fate
-
-    @rule(channel=CHANNEL)
-    def outage_ends(self, channel: str) -> None:
-        self.world.vendors[channel].outage = None
-
-    @rule(channel=CHANNEL, locked=st.booleans())
-    def credential_is_refused_or_mended(self, channel: str, locked: bool) -> None:
-        self.world.vendors[channel].locked = locked
+    @rule(channel=CHANNEL, outage=st.sampled_from((None, *OUTAGES)), locked=st.booleans(), seconds=st.floats(0, 60))
+    def outage_or_refused_credential(self, channel: str, outage: Fate | None, locked: bool, seconds: float) -> None:
+        vendor = self.world.vendors[channel]
+        vendor.outage, vendor.locked = outage, locked and outage is None
+        self.world.run(seconds)
 
     @rule(channel=CHANNEL, place=st.sampled_from(PLACES))
     def credential_is_pointed_elsewhere(self, channel: str, place: tuple[str, str]) -> None:
@@ -165,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2):
             world.finish(world.start(LEADS))
         self._check_end(unknown=True)
-        world.finish(world.start(LEADS, retry=True))
+        world.finish(world.start(LEADS, "retry"))
         self._check_end(unknown=False)
 
     def _check_end(self, *, unknown: bool) -> None:

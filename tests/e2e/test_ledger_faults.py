@@ -60,7 +60,7 @@ class Going:
         self.world, self.box = world, box
         world.write_config(SLOWLY)
         world.connect(box, CHANNELS)
-        self.leads = world.new_leads(LEADS)
+        self.leads = world.new_leads(LEADS, created_at="2020-01-01 00:00:00")
         self.command = ("bulk-resend", *self.leads, "--yes", "--json", "--log-format", "json")
 
     def made(self, channel: str = "webhooks") -> int:
@@ -90,6 +90,7 @@ class Going:
         for text in said:
             assert text in ended.json["message"]
         assert ended.json["hint"]
+        assert [record["event"] for record in ended.records if record["level"] == "error"] == ["error"]
         assert self.made() < LEADS
         for channel in CHANNELS:
             rows = self.world.ledger_rows(f"SELECT lead_id FROM leadctl_targets WHERE channel = '{channel}'")

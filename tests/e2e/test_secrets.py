@@ -188,7 +188,7 @@ def test_a_vendor_that_gives_everything_back(
     watch: Watch, echo: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Echo, "status", status)
-    watch.world.write_config("[send]\ntimeout = 1\n")  # look-ups that fail go on for so long
+    watch.world.write_config("[send]\ntimeout = 1\npatience = 2\n")  # an outage is waited for so long
     token = "canary-access-token-0123456789"
     watch.add(11, "amocrm", {"base_url": echo, "access_token": token}, "access_token")
     watch.add(12, "bitrix24", {"webhook_url": f"{echo}/rest/1/canaryb1tr1xc0de/"}, "webhook_url")

@@ -158,6 +158,20 @@ def test_a_server_that_stays_away_is_an_outage(remote: Remote, monkeypatch: pyte
     assert isinstance(remote.claim(2), Granted)
 
 
+def test_a_server_that_forgets_what_it_confirmed(remote: Remote) -> None:
+    """A replica that was behind, say. What may have been sent is looked for by the next run."""
+    remote.claim(1)
+    remote.wire.cut()
+    remote.rows("DELETE FROM leadctl_targets")
+    remote.rows("DELETE FROM leadctl_meta WHERE key LIKE 'commit:%'")
+    remote.wire.mend()
+    with pytest.raises(DatabaseUnreachable, match="has lost what it had confirmed") as caught:
+        asyncio.run(remote.writer.record(RUN, [Record(attempt(1), write(1))]))
+    assert caught.value.exit_code == 5
+    assert remote.store.restored_at is not None
+    assert remote.rows("SELECT COUNT(*) FROM leadctl_meta WHERE key = 'restored_at:main'") == [(1,)]
+
+
 def test_a_write_whose_commit_was_not_answered_is_not_made_twice(remote: Remote) -> None:
     """Outside of the writer nobody finds out: the same command goes on."""
     at_next_commit(remote.store, lambda connection: remote.away(0.3))

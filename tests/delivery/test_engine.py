@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from leadctl.channelkit.spec import Limit, Step
+from leadctl.delivery.lanes import AccountQueue
 from leadctl.delivery.retries import Policy
 from leadctl.domain.errors import (
     Ambiguous,
@@ -19,6 +20,7 @@ from leadctl.domain.events import Finished, Parked, RunEvent, Throttling
 from leadctl.domain.model import Absent, CannotTell, Done, Found
 from leadctl.domain.outcomes import ErrorCode, Outcome, SettledBy, TargetState
 from tests.delivery.harness import BLIND, IDEMPOTENT, LOOKUP, NOTE, Scripted, World
+from tests.support.memory_ledger import MemoryLedger
 from tests.support.virtual import run_virtual
 
 
@@ -465,3 +467,26 @@ def test_every_delivery_is_told_once() -> None:
     told = [event.lead_id for event in w.events if isinstance(event, Finished)]
     assert sorted(told) == list(range(120))
     assert [len(ids) for _, _, ids in w.channel.sent] == [50, 50, 20]
+
+
+def test_lesson_23_one_dead_destination_does_not_slow_the_others() -> None:
+    def elapsed(*, with_dead: bool) -> float:
+        ledger = MemoryLedger()
+        lanes: list[AccountQueue] = []
+        healthy: list[Scripted] = []
+        for place in range(5):
+            channel = Scripted((IDEMPOTENT,), limit=Limit(10, 1, 1, 10))
+            channel.scope = f"scope-{place}"
+            w = World(channel, ledger=ledger)
+            leads = [1000 * place + i for i in range(50)]
+            if place == 0 and with_dead:
+                for lead in leads:
+                    channel.script[lead] = [3600.0, Ambiguous("timed out")]
+            else:
+                healthy.append(channel)
+            lanes.append(w.queue([w.job(lead) for lead in leads], channel))
+        run_virtual(World(Scripted((IDEMPOTENT,)), ledger=ledger).run_queues(lanes, stop_after=100.0))
+        assert all(len(channel.sent) == 50 for channel in healthy)
+        return max(channel.sent[-1][0] for channel in healthy)
+
+    assert elapsed(with_dead=True) <= elapsed(with_dead=False) / 0.95

@@ -201,7 +201,7 @@ def test_links_lead_somewhere(text: str) -> None:
 def test_generated_text_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--check"]) == 0, capsys.readouterr().err
     assert set(re.findall(r"<!-- generated:([a-z-]+) -->", README)) == {
-        "help", "exit-codes", "channels", "config", "errors"
+        "help", "exit-codes", "channels", "config", "errors", "fault-matrix"
     }  # fmt: skip
 
 

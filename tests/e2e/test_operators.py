@@ -44,7 +44,7 @@ def outcomes(document: dict[str, Any]) -> dict[tuple[int, str], str]:
 def test_7_says_who_holds_it_and_who_waits_goes_on_when_the_holder_is_killed(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     leads = world.new_leads(60)
-    world.write_config("[limits.webhooks]\nrate = 0.1\n")  # 10 a second
+    world.write_config("[limits.webhooks]\nrate = 0.02\n")  # 2 a second
     holder = world.start("bulk-resend", *leads)
     wait_until(lambda: sum(counts(box, "webhooks", leads)) > 2)
     held = world.run("bulk-resend", *leads, "--json")

@@ -88,8 +88,8 @@ class OperatorTables(LedgerBase):
             raise ConfigError(f"lead {key[0]}: {target.state} cannot become {wanted}")
         if target.state is TargetState.SENDING and target.holder and leases.is_alive(target.holder):
             raise ConfigError(f"lead {key[0]} is being sent by another process just now", hint="wait until it ends")
-        # What a person did not find is sent whole again.
-        gone: dict[str, Any] = {} if delivered else {"done": {}, "remote_id": None, "remote_url": None}
+        # What a person did not find is sent whole again, and no step of it is asked for.
+        gone: dict[str, Any] = {} if delivered else {"done": {}, "context": {}, "remote_id": None, "remote_url": None}
         settled = replace(
             target, state=wanted, settled_by=SettledBy.OPERATOR, in_doubt=False, updated_at=at, holder=None,
             digest=None, error_code=None, error_message=None, vendor_code=None, rev=target.rev + 1, **gone,

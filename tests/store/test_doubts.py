@@ -79,6 +79,13 @@ def test_what_is_certain_stays(one: Process, other: Process) -> None:
     assert row(one, 2).state is TargetState.UNKNOWN
 
 
+def test_a_persons_word_ends_the_doubt(one: Process) -> None:
+    doubt(one, unknown(1))
+    settled = one.store.settle(1, DESTINATION, 0, delivered=False, reason="looked", at=LATER, leases=one.leases)
+    assert (settled.state, settled.context) == (TargetState.FAILED, {})
+    assert row(one, 1) == settled
+
+
 def test_a_row_that_was_written_since_stays(one: Process) -> None:
     before = make_target(one, 1, TargetState.FAILED)
     one.store.doubt([before], NOW - timedelta(days=9999), LATER, one.leases)

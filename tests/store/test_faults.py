@@ -20,6 +20,7 @@ from leadctl.domain.ports import Record
 from leadctl.services.bootstrap import App, open_app
 from leadctl.settings import LoadedSettings
 from leadctl.store import commits, engines
+from leadctl.store.leases import open_leases
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import to_text
 from leadctl.store.state import Remembered, StateFolder
@@ -31,6 +32,7 @@ from tests.store.helpers import (
     execute,
     granted,
     intent,
+    opened,
     opened_ledger,
     process,
     record,
@@ -382,6 +384,24 @@ def test_nothing_is_written_into_a_file_that_is_gone(leads: Path, one: Process) 
     moved(path.with_name("away.db"), path.name)
     assert one.store.targets_for([1]) == {}
     granted(claim(one, intent(1))[0])
+
+
+@pytest.mark.parametrize("call", ["pwrite", "open"])
+def test_a_disk_without_space_is_an_outage_not_a_lack_of_rights(
+    leads: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with opened(leads) as db:
+        monkeypatch.setattr(os, call, full)
+        with (
+            pytest.raises(DatabaseUnreachable, match=r"the disk of the .* is full") as caught,
+            closing(LedgerStore.open(settings_for(leads), db, create=True)) as store,
+        ):
+            open_leases(store).acquire("run-1", {})
+    assert caught.value.exit_code == 5
+    assert "free some space" in caught.value.hint
 
 
 # --- a machine whose state folder is what it is --------------------------------------------------------------------

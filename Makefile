@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak bench generate format system clean
+.PHONY: help demo test check mutants soak bench generate format system clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, freshness of gener
 
 soak: $(VENV)/.dev ## Kill 200 bulk runs of 1,000 leads at random times, and print what was lost or sent twice
 	$(BIN)/python -m tests.crash.kills $(ARGS)
+
+mutants: $(VENV)/.dev ## Change the code that decides, place by place: the tests must notice each
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: $(VENV)/.dev ## Measure speed as ratios against bare loops in the same run
 	$(BIN)/python -m benchmarks

@@ -227,17 +227,25 @@ class Engine:
         """A place in every bucket. False: stopped, or the pause is longer than patience."""
         queue = batch.queue
         while not self._stop.is_set() and not queue.parking:
-            pause = self._limiter.pause_length(queue.buckets)
-            if pause > self._policy.patience:
-                error = LimitReached(f"the vendor lets nothing through for {pause:.0f} s, longer than [send] patience")
-                await self._settler.park(queue, error)
+            if await self._is_silenced(queue):
                 return False
             wait = await self._limiter.reserve(queue.buckets)
+            if await self._is_silenced(queue):  # only now it is known what other processes were told
+                return False
             if wait > 0:
                 await self._sleep(wait)
             if self._limiter.pause_left(queue.buckets) <= 0:
                 return not self._stop.is_set() and not queue.parking
         return False
+
+    async def _is_silenced(self, queue: AccountQueue) -> bool:
+        """Whether the vendor's pause is longer than patience; then the credential ends for this run."""
+        pause = self._limiter.pause_length(queue.buckets)
+        if pause <= self._policy.patience:
+            return False
+        error = LimitReached(f"the vendor lets nothing through for {pause:.0f} s, longer than [send] patience")
+        await self._settler.park(queue, error)
+        return True
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, unless the run is stopped."""

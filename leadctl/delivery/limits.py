@@ -32,7 +32,7 @@ class LocalBuckets:
 
 @dataclass(slots=True)
 class _State:
-    """One bucket as this process knows it. Unix seconds."""
+    """One bucket as this process knows it. Monotonic seconds: a clock that is set moves nothing of it."""
 
     interval: float
     tolerance: float
@@ -56,7 +56,11 @@ class Limiter:
         self._unsaid: dict[str, float] = {}
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.monotonic()
+
+    def _unix(self) -> float:
+        """What Unix time, in which processes tell each other, is ahead of ours."""
+        return self._clock.now().timestamp() - self._clock.monotonic()
 
     def _state(self, bucket: Bucket) -> _State:
         state = self._states.get(bucket.scope)
@@ -81,7 +85,7 @@ class Limiter:
         """Take one place in every bucket; seconds until it may be used."""
         places = [await self._place(bucket) for bucket in buckets]
         now = self._now()
-        return max(0.0, *(place - now for place in places))
+        return round(max(0.0, *(place - now for place in places)), 6)
 
     async def _place(self, bucket: Bucket) -> float:
         state = self._state(bucket)
@@ -91,11 +95,12 @@ class Limiter:
                 state.places.popleft()  # used late, it would make a burst together with those behind it
             if not state.places:
                 count = max(1, min(MOST_AHEAD, int(self._ahead / state.interval)))
+                unix = self._unix()
                 places, paused = await self._buckets.take(
-                    bucket.scope, self._now(), state.interval, state.tolerance, count
+                    bucket.scope, self._now() + unix, state.interval, state.tolerance, count
                 )
-                state.places.extend(places)
-                state.paused_until = max(state.paused_until, paused)
+                state.places.extend(place - unix for place in places)
+                state.paused_until = max(state.paused_until, paused - unix)
             return state.places.popleft()
 
     def pause(self, buckets: Sequence[Bucket], seconds: float | None, scope: str | None) -> float:
@@ -119,7 +124,7 @@ class Limiter:
         """Tell the other processes what was paused."""
         unsaid, self._unsaid = self._unsaid, {}
         for scope, until in unsaid.items():
-            await self._buckets.silence(scope, until)
+            await self._buckets.silence(scope, until + self._unix())
 
     def passed(self, buckets: Sequence[Bucket]) -> None:
         """A request was not throttled: our own back-off begins anew."""

@@ -1,6 +1,6 @@
 """What follows a look-up at the vendor. Pure."""
 
-from leadctl.delivery.retries import Again, Facts, Final, Look, Policy, backoff, ended, tries_spent
+from leadctl.delivery.retries import Again, Facts, Final, Look, Policy, backoff, tries_spent
 from leadctl.domain.model import Absent, Finding, Found
 from leadctl.domain.outcomes import ErrorCode, Outcome
 
@@ -17,11 +17,10 @@ def after_finding(
     if isinstance(finding, Absent):
         if looks_done < len(facts.step.looks):
             return Look(facts.step.looks[looks_done] / policy.scale)
-        absent = Facts(facts.step, facts.tries, facts.spent, in_doubt=False, hold=facts.hold)
-        if tries_spent(absent.tries, policy):
-            return ended(absent, ErrorCode.TRIES_EXHAUSTED)
-        if absent.spent > policy.timeout:
-            return ended(absent, ErrorCode.TIME_EXHAUSTED)
+        if tries_spent(facts.tries, policy):
+            return Final(Outcome.FAILED, ErrorCode.TRIES_EXHAUSTED)  # nothing is in doubt any more
+        if facts.spent > policy.timeout:
+            return Final(Outcome.FAILED, ErrorCode.TIME_EXHAUSTED)
         return Again(0.0)
     delay = backoff(failures + 2, policy.scale)
     if facts.spent + delay > policy.timeout:

@@ -91,6 +91,8 @@ class Halve:
     """The batch was too large: the same again in halves."""
 
 
+_UNKNOWN = Final(Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)
+
 Move = Again | Look | Final | Pause | Park | Halve
 
 
@@ -112,6 +114,8 @@ def tries_spent(tries: int, policy: Policy) -> bool:
 def decide(error: DeliveryError, facts: Facts, policy: Policy) -> Move:
     """The error table of the design, as one function."""
     match error:
+        case Rejected() if facts.in_doubt and facts.step.retransmit is Retransmit.BLIND:
+            return _UNKNOWN  # what is refused now may have been taken before: no key tells the vendor that it is one
         case Rejected():
             return Final(Outcome.REJECTED, ErrorCode.VENDOR_REJECTED)
         case Unusable():
@@ -137,9 +141,7 @@ def first_look(step: Step, policy: Policy) -> float:
 
 def ended(facts: Facts, code: ErrorCode) -> Final:
     """The end by tries or time: never failed while it may be there."""
-    if facts.in_doubt:
-        return Final(Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)
-    return Final(Outcome.FAILED, code)
+    return _UNKNOWN if facts.in_doubt else Final(Outcome.FAILED, code)
 
 
 def _after_transient(error: Transient, facts: Facts, policy: Policy) -> Move:
@@ -152,12 +154,11 @@ def _after_transient(error: Transient, facts: Facts, policy: Policy) -> Move:
 
 
 def _after_ambiguous(facts: Facts, policy: Policy) -> Move:
-    unknown = Final(Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)
     if facts.hold or facts.step.retransmit is Retransmit.BLIND:
-        return unknown
+        return _UNKNOWN
     if facts.step.retransmit is Retransmit.LOOKUP:
         return Look(first_look(facts.step, policy))  # a look-up that is due is made even when tries are spent
     delay = backoff(facts.tries, policy.scale)
     if tries_spent(facts.tries, policy) or facts.spent + delay > policy.timeout:
-        return unknown
+        return _UNKNOWN
     return Again(delay)

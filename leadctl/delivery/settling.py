@@ -167,6 +167,8 @@ class Settler(Endings):
             case Park(code):
                 return self._end_unprocessed(job, code, error, attempt)
             case Final(outcome, code):
+                if outcome is Outcome.REJECTED:
+                    job.absent()  # refused under the same key: that answers an earlier attempt as well
                 self._count_refusal(queue, error)
                 return self._final(job, step, outcome, code, error, attempt)
 

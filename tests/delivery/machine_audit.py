@@ -251,7 +251,7 @@ class Audit:
 
     def ended(self, process: "Process", document: Mapping[str, Any]) -> None:
         self.say(f"{process.name} ends: exit {document['exit_code']}, {document['outcomes']}")
-        if not any(other.running for other in self._world.processes if other is not process):
+        if process.alone:
             self._told(document["run_id"])
         self.documents.append(document)
         self.expect(document["exit_code"] != 70, f"exit 70: {document['errors']}")

@@ -95,6 +95,7 @@ class Exchange:
 
     def __init__(self, vendor: "Vendor", account: str, step: Step, batch: Sequence[Delivery], fate: Fate) -> None:
         self.vendor, self.account, self.step, self.batch, self.fate = vendor, account, step, batch, fate
+        self.refused = [d.key for d in batch if d.lead.id in vendor.refuses and not vendor.knows(account, step, d)]
         #: The sender died before its bytes were out.
         self.cut = False
         self.stored, self.answered = asyncio.Event(), asyncio.Event()
@@ -112,7 +113,7 @@ class Exchange:
     @property
     def taken(self) -> list[Delivery]:
         """What the vendor stores of the batch."""
-        whole = [delivery for delivery in self.batch if delivery.lead.id not in self.vendor.refuses]
+        whole = [delivery for delivery in self.batch if delivery.key not in self.refused]
         if self.fate is Fate.HALF:
             return whole[: (len(whole) + 1) // 2]
         return whole[1:] if self.fate is Fate.STORED_SPLIT else whole
@@ -134,9 +135,8 @@ class Exchange:
         for delivery in self.taken:
             number = self.vendor.number_of(self.account, self.step.name, delivery.key)
             receipts[delivery.key] = Done(str(number)) if number else Ambiguous("it was cut off")
-        for delivery in self.batch:
-            if delivery.lead.id in self.vendor.refuses:
-                receipts[delivery.key] = Rejected("the vendor does not take this lead", vendor_code="no")
+        for key in self.refused:
+            receipts[key] = Rejected("the vendor does not take this lead", vendor_code="no")
         return receipts
 
 
@@ -162,13 +162,20 @@ class Vendor:
 
     def receive(self, account: str, step: Step, batch: Sequence[Delivery]) -> Exchange:
         fate = self.next_fate()
-        exchange = Exchange(self, account, step, batch, Fate.WELL if fate is Fate.LARGE and len(batch) == 1 else fate)
+        known = any(self.knows(account, step, delivery) for delivery in batch)
+        if (fate in (Fate.SPLIT, Fate.STORED_SPLIT) and known) or (fate is Fate.LARGE and len(batch) == 1):
+            fate = Fate.WELL
+        exchange = Exchange(self, account, step, batch, fate)
         self.exchanges.add(exchange)
         return exchange
 
+    def knows(self, account: str, step: Step, delivery: Delivery) -> bool:
+        """A vendor that keeps our keys recognises what it has, before it looks at anything else."""
+        return self.kind is Retransmit.IDEMPOTENT and bool(self.number_of(account, step.name, delivery.key))
+
     def store(self, account: str, step: Step, batch: Sequence[Delivery]) -> None:
         for delivery in batch:
-            if self.kind is Retransmit.IDEMPOTENT and self.number_of(account, step.name, delivery.key):
+            if self.knows(account, step, delivery):
                 continue
             now = asyncio.get_running_loop().time()
             lead = cast("int", delivery.lead.id)

@@ -154,6 +154,8 @@ class Process:
         self.switch = StopSwitch()
         self.exchanges: list[Exchange] = []
         self.dead = False
+        #: No other process ran beside it.
+        self.alone = True
         self.holder: str | None = None
         self._going = asyncio.Event()
         self._going.set()
@@ -362,6 +364,9 @@ class World:
     def _process(self, crash: tuple[str, int, bool] | None, *, retry: bool) -> Process:
         self.run(0.001)  # no two runs begin at the same moment
         process = Process(self, crash, retry=retry)
+        for other in self.processes:
+            if other.running:
+                other.alone = process.alone = False
         self.processes.append(process)
         return process
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from leadctl.channelkit.spec import Step
+from leadctl.delivery.engine import Engine
 from leadctl.delivery.lanes import Lane
+from leadctl.delivery.limits import Limiter, LocalBuckets
 from leadctl.domain.buckets import MOST_BACKLOG
-from leadctl.domain.errors import Ambiguous, DatabaseUnreachable, Transient
+from leadctl.domain.errors import Ambiguous, DatabaseUnreachable, Rejected, Throttled, Transient
 from leadctl.domain.model import Absent, Done, Found
-from leadctl.domain.outcomes import Outcome, SettledBy, TargetState
-from tests.delivery.harness import IDEMPOTENT, LOOKUP, Scripted, World
+from leadctl.domain.outcomes import ErrorCode, Outcome, SettledBy, TargetState
+from tests.delivery.harness import BLIND, IDEMPOTENT, LOOKUP, Scripted, World
 from tests.support.memory_ledger import MemoryLedger
 from tests.support.virtual import START, LoopClock, run_virtual
 
@@ -28,6 +31,22 @@ def left_in_the_middle(sent: float) -> World:
     key = (1, "dest", 0)
     w.ledger.targets[key] = replace(before.ledger.targets[key], sent_at=START - timedelta(seconds=sent))
     return w
+
+
+class SetBack(LoopClock):
+    """An hour less after the first second."""
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(hours=1.0 if self.monotonic() > 1.0 else 0.0)
+
+
+def test_a_clock_that_is_set_back_does_not_stretch_a_vendors_pause() -> None:
+    """By as much as it was set back."""
+    w = World(Scripted((LOOKUP,)), clock=SetBack())
+    w.channel.script[1] = [Throttled("slow", retry_after=40.0)]
+    run_virtual(w.run(1))
+    assert w.channel.sent[-1][0] < 40.0 + 2 * MOST_BACKLOG
+    assert w.ledger.outcome(1).outcome is Outcome.DELIVERED
 
 
 @pytest.mark.parametrize("sent", [-3000.0, 0.0, 60.0, 3000.0])
@@ -47,13 +66,6 @@ def test_what_is_in_doubt_since_yesterday_is_settled_at_once() -> None:
     run_virtual(w.run(1))
     assert [round(at) for at, _, _ in w.channel.looked] == [0, 0]
     assert w.ledger.outcome(1).outcome is Outcome.DELIVERED
-
-
-class SetBack(LoopClock):
-    """An hour less after the first second."""
-
-    def now(self) -> datetime:
-        return super().now() - timedelta(hours=1.0 if self.monotonic() > 1.0 else 0.0)
 
 
 def test_a_clock_that_is_set_back_while_a_look_up_is_due_does_not_hold_it_up() -> None:
@@ -123,3 +135,64 @@ def test_a_ledger_that_fails_while_the_breaker_probes_ends_the_run() -> None:
     with pytest.raises(DatabaseUnreachable):
         run_virtual(w.run_queues([w.queue(jobs), second.queue([second.job(100)], other)]), limit=60)
     assert len(w.channel.sent) == 3
+
+
+def test_a_pause_that_another_process_was_told_of_is_not_slept_through() -> None:
+    """Whatever patience says: what other processes know is known only with a place in the bucket."""
+    w = World(Scripted((LOOKUP,)))
+    silent = LocalBuckets()
+    begin = START.timestamp()
+
+    async def main() -> None:
+        await silent.silence("scripted", begin + 5000.0)
+        engine = Engine(
+            run_id="run", ledger=w.ledger, clock=w.clock, limiter=Limiter(w.clock, buckets=silent), policy=w.policy,
+            observer=w.events.append,
+        )  # fmt: skip
+        report = await engine.run([w.queue([w.job(1)])])
+        assert report.parked[7].code is ErrorCode.LIMIT_REACHED
+        assert w.clock.monotonic() < 1.0
+
+    run_virtual(main())
+    assert w.channel.sent == []
+
+
+def refused_when_repeated(step: Step, *, retry: bool) -> World:
+    w = World(Scripted((step,)))
+    w.channel.script[1] = [Ambiguous("timed out")] * 3
+    run_virtual(w.run(1))
+    assert w.ledger.outcome(1).outcome is Outcome.UNKNOWN
+    w.ledger.items.clear()
+    w.channel.script[1] = [Rejected("no such format")]
+    run_virtual(w.run(1, retry_unknown=retry))
+    return w
+
+
+def test_a_repeat_under_the_same_key_that_is_refused_leaves_nothing_in_doubt() -> None:
+    """The row said rejected and in doubt."""
+    w = refused_when_repeated(IDEMPOTENT, retry=False)
+    row = w.ledger.targets[1, "dest", 0]
+    assert (row.state, row.in_doubt) == (TargetState.REJECTED, False)
+
+
+def test_a_blind_repeat_that_is_refused_is_still_in_doubt() -> None:
+    """The row said rejected and in doubt: no run sent it, and neither ``--retry-unknown`` nor ``settle`` freed it."""
+    w = refused_when_repeated(BLIND, retry=True)
+    item, row = w.ledger.outcome(1), w.ledger.targets[1, "dest", 0]
+    assert (item.outcome, item.error_code) == (Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)
+    assert item.error_message == "no such format"
+    assert (row.state, row.in_doubt) == (TargetState.UNKNOWN, True)
+    w.ledger.items.clear()
+    run_virtual(w.run(1, retry_unknown=True))
+    assert w.ledger.outcome(1).outcome is Outcome.DELIVERED
+
+
+def test_a_row_that_another_process_let_go_meanwhile_was_not_lost_in_a_crash() -> None:
+    """The history told of an attempt that never was."""
+    w = World(Scripted((LOOKUP,)))
+    w.ledger.targets.update(left_in_the_middle(0.0).ledger.targets)
+    job = w.job(1)
+    key = (1, "dest", 0)
+    w.ledger.targets[key] = replace(w.ledger.targets[key], state=TargetState.IDLE, rev=w.ledger.targets[key].rev + 1)
+    run_virtual(w.run_queues([w.queue([job])]))
+    assert [attempt.outcome for attempt in w.ledger.attempts] == ["done"]

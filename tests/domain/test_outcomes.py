@@ -68,6 +68,29 @@ def test_a_request_leaves_only_after_its_intent(state: TargetState) -> None:
     assert may == (state in {TargetState.SENDING, TargetState.UNKNOWN, TargetState.INCOMPLETE})
 
 
+#: From (a row) to (a column): by the engine (e), by a person (p), by both (b), by nobody (.).
+MOVES = """
+            idle  sending  delivered  incomplete  rejected  failed  unknown
+idle        .     e        p          .           e         .       .
+sending     e     .        b          e           e         b       e
+delivered   .     .        .          .           .         p       .
+incomplete  .     e        b          e           .         p       .
+rejected    .     e        p          .           .         .       .
+failed      .     e        p          .           .         .       .
+unknown     e     e        b          e           e         b       e
+"""
+
+
+def test_every_move_is_in_the_table() -> None:
+    head, *lines = [line.split() for line in MOVES.strip().splitlines()]
+    for old, *letters in lines:
+        for new, letter in zip(head, letters, strict=True):
+            by_engine, by_person = may_move(TargetState(old), TargetState(new)), new in OPERATOR_MOVES[TargetState(old)]
+            said = {(True, True): "b", (True, False): "e", (False, True): "p", (False, False): "."}
+            assert said[by_engine, by_person] == letter, f"{old} → {new}"
+    assert {old for old, *_ in lines} == set(head) == set(TargetState)
+
+
 def test_an_intent_is_not_taken_twice() -> None:
     assert not may_move(TargetState.SENDING, TargetState.SENDING)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
 from leadctl.channelkit.network import NetworkGuard
+from leadctl.channelkit.sessions import Sessions
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Step
 from leadctl.domain.errors import InvalidCredential
 from leadctl.domain.events import Event
@@ -71,6 +72,7 @@ class Toolbox:
     credentials: CredentialStore
     notify: Callable[[Event], None] = field(default=lambda event: None)
     secrets: Secrets = field(default_factory=Secrets)
+    sessions: Sessions = field(default_factory=Sessions)
     #: Divides our own waits; 1.0 but for test servers.
     scale: float = 1.0
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from leadctl.channelkit.channel import Toolbox
 from leadctl.channelkit.network import NetworkGuard
+from leadctl.channelkit.sessions import Sessions
 from leadctl.domain.clock import SystemClock
 from leadctl.domain.events import Event
 from leadctl.domain.masking import Secrets
@@ -28,6 +29,7 @@ class App:
         self.ledger = ledger
         self.guard = NetworkGuard(loaded.settings.network.allow_private)
         self.secrets = Secrets()
+        self.sessions = Sessions()
         self.clock = SystemClock()
         #: Where channels tell what a person should know; a sending command sets it to its observer.
         self.notify: Callable[[Event], None] = _ignore
@@ -55,6 +57,7 @@ class App:
             credentials=self.credentials,
             notify=self._tell,
             secrets=self.secrets,
+            sessions=self.sessions,
             scale=self.settings.limits.scale,
         )
 

@@ -25,7 +25,6 @@ _STYLES: Mapping[str, str] = {
     "already": "dim",
     "skip": "dim",
     "skipped": "dim",
-    "planned": "dim",
     "nothing": "dim",
     "rejected": "red",
     "failed": "red",

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import entry_points
 
 from aiohttp import web
 
@@ -16,12 +17,14 @@ from leadctl.sandbox.judge import FAULTS, Faults, Judge
 from leadctl.sandbox.vendor import Vendor
 
 HOST = "127.0.0.1"
+#: Entry points by which other packages bring emulated vendors: channel name → the Vendor class.
+GROUP = "leadctl.sandbox"
 
 
 @cache
 def vendor_classes() -> dict[str, type[Vendor]]:
-    """Emulated vendors by channel name: every module of this package that has one."""
-    found: dict[str, type[Vendor]] = {}
+    """Emulated vendors by channel name: of every module of this package, and of the entry points of :data:`GROUP`."""
+    found: dict[str, type[Vendor]] = {point.name: point.load() for point in entry_points(group=GROUP)}
     for module_info in pkgutil.iter_modules(sandbox.__path__):
         module = importlib.import_module(f"{sandbox.__name__}.{module_info.name}")
         for value in vars(module).values():

@@ -6,17 +6,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr
 
 from leadctl.channels import channel_class, channel_names
-from leadctl.domain.errors import ConfigError
-from leadctl.services.accounts import PLANNED_CHANNELS, check_channel
+from leadctl.services.accounts import check_channel
 
 
 def channel_rows() -> list[dict[str, Any]]:
-    """A row for every channel that has a name: first the supported ones, then those of a later release."""
-    planned = [name for name in sorted(PLANNED_CHANNELS) if name not in channel_names()]
-    return [_supported(name) for name in channel_names()] + [_planned(name) for name in planned]
+    """A row for every channel."""
+    return [_row(name) for name in channel_names()]
 
 
-def _supported(name: str) -> dict[str, Any]:
+def _row(name: str) -> dict[str, Any]:
     channel = channel_class(name)
     spec = channel.spec
     steps = [
@@ -37,22 +35,6 @@ def _supported(name: str) -> dict[str, Any]:
     }
 
 
-def _planned(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "title": PLANNED_CHANNELS[name],
-        "state": "planned",
-        "docs": "",
-        "steps": [],
-        "batch": None,
-        "limits": "",
-        "repeat": "",
-        "errors": {},
-        "data_keys": [],
-        "settings_keys": [],
-    }
-
-
 def _keys(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
     for name, field in model.model_fields.items():
         key = field.validation_alias or field.alias
@@ -69,11 +51,7 @@ def _is_secret(annotation: Any) -> bool:
 
 def channel_schema(name: str) -> dict[str, Any]:
     """JSON Schema of the credential's ``data`` and ``settings``, with an example. Raises ConfigError."""
-    if check_channel(name) not in channel_names():
-        raise ConfigError(
-            f"{name} is not supported by this release", hint=f"supported channels: {', '.join(channel_names())}"
-        )
-    channel = channel_class(name)
+    channel = channel_class(check_channel(name))
     return {
         "schema": "leadctl.channel/1",
         "channel": name,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leadctl.channelkit.channel import Channel
-from leadctl.channels import channel_class, channel_names
+from leadctl.channels import channel_class, is_channel
 from leadctl.domain.errors import ConfigError, DeliveryError, InvalidCredential, Rejected, Unusable
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Account, sort_key
@@ -40,10 +40,8 @@ def check_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _chosen(app: "App", channel: str | None, credential: str | None) -> list[Account]:
-    if channel is not None and check_channel(channel) not in channel_names():
-        raise ConfigError(
-            f"{channel} is not supported by this release", hint=f"supported channels: {', '.join(channel_names())}"
-        )
+    if channel is not None:
+        check_channel(channel)
     overrides = app.ledger.overrides()
     accounts = [effective_account(account, overrides, {}) for account in load_credentials(app.db)]
     if credential is not None:
@@ -52,7 +50,7 @@ def _chosen(app: "App", channel: str | None, credential: str | None) -> list[Acc
         (
             account
             for account in accounts
-            if account.enabled and account.channel in channel_names() and channel in {None, account.channel}
+            if account.enabled and is_channel(account.channel) and channel in {None, account.channel}
         ),
         key=lambda account: sort_key(account.credential_id),
     )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leadctl.channels import channel_class, channel_names
+from leadctl.channels import channel_class, channel_names, is_channel
 from leadctl.domain.errors import DatabaseUnreachable, InvalidCredential, LeadctlError
 from leadctl.domain.model import Account
 from leadctl.services.accounts import effective_account
@@ -189,7 +189,7 @@ def _credentials(app: App) -> Iterator[Row]:
         yield _error("credentials", error)
         return
     enabled = [effective_account(account, overrides, {}) for account in accounts if account.enabled]
-    unsupported = Counter(account.channel for account in enabled if account.channel not in channel_names())
+    unsupported = Counter(account.channel for account in enabled if not is_channel(account.channel))
     for channel in channel_names():
         own = [account for account in enabled if account.channel == channel]
         problems = [f"{account.credential_id}: {told}" for account in own if (told := _problem(app, account))]

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from leadctl.channelkit.spec import Retransmit
-from leadctl.channels import channel_class, channel_names
+from leadctl.channels import channel_class, is_channel
 from leadctl.domain.errors import ConfigError, LeadNotFound
 from leadctl.domain.model import Account, CredentialId, LeadId, Target
 from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus
@@ -181,7 +181,7 @@ def is_held(channel: str, settings: Mapping[str, Any]) -> bool:
     """Whether what is in doubt there is for a person: nothing can be asked, or nothing shall be."""
     if settings.get("on_unknown") == "hold":
         return True
-    steps = channel_class(channel).spec.steps if channel in channel_names() else ()
+    steps = channel_class(channel).spec.steps if is_channel(channel) else ()
     return any(step.retransmit is Retransmit.BLIND for step in steps)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leadctl.channelkit.channel import Channel
 from leadctl.channelkit.spec import Retransmit
-from leadctl.channels import channel_class, channel_names
+from leadctl.channels import channel_class, channel_names, is_channel
 from leadctl.domain.errors import ConfigError, InvalidCredential
 from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Skip, sort_key
 from leadctl.domain.outcomes import SkipReason
@@ -149,7 +149,7 @@ class Router:
     def _try_open(self, account: Account) -> OpenRoute | _Refused:
         if not account.enabled:
             return _Refused(SkipReason.DISABLED, "the credential is switched off")
-        if account.channel not in channel_names():
+        if not is_channel(account.channel):
             known = ", ".join(channel_names())
             return _Refused(SkipReason.UNSUPPORTED_CHANNEL, f"there is no channel of this type; supported: {known}")
         if not self._selected(account):

@@ -86,7 +86,7 @@ def _credentials(credentials: Working) -> tuple[list[Row], list[int]]:
         {**first, "name": "Broken JSON", "data": '{"url": "https://crm.example/'},
         {**first, "name": "Keys missing", "data": "{}"},
         {**first, "name": "A type that nobody knows", "type": first["type"].title()},
-        _credential(0, "getresponse", "Of a later release", {"api_key": "k", "campaign_id": "V"}, {}),
+        _credential(0, "pipedrive", "Of a type without a channel", {"api_token": "k"}, {}),
     ]
     if rows:
         odd.append({**first, "name": "Leads where another leads already"})

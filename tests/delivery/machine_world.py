@@ -294,7 +294,7 @@ class World:
         self._thread = threading.Thread(target=self._background.run_forever, daemon=True)
         self._thread.start()
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(routing, "channel_names", lambda: tuple(CHANNELS))
+        self._patch.setattr(routing, "is_channel", CHANNELS.__contains__)
         self._patch.setattr(routing, "channel_class", CHANNELS.__getitem__)
         self._patch.setattr(carrying, "in_own_loop", _in_own_loop)
         self._patch.setattr(carrying, "LedgerWriter", self._writer)

@@ -27,7 +27,7 @@ def test_every_reason_of_a_skip_in_one_plan(world: World, box: Sandbox) -> None:
     world.add_credential(2, "webhooks", {**hook, "method": "post"})  # the same place
     world.add_credential(3, "webhooks", {**hook, "method": "PUT"}, enabled=False)
     world.add_credential(4, "Email", box.vendor("email").credential())  # types are compared exactly
-    world.add_credential(5, "getresponse", {"api_key": "k" * 32, "campaign_id": "c"})
+    world.add_credential(5, "pipedrive", {"api_token": "k" * 32})
     world.add_credential(6, "amocrm", {"access_token": "t" * 40})
     world.add_credential(7, "bitrix24", portal, per_budget)
     world.add_credential(8, "telegram", box.vendor("telegram").credential())

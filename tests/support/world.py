@@ -14,6 +14,7 @@ from typing import Any
 
 import pexpect
 
+from leadctl.channels import own_names
 from leadctl.sandbox.server import Sandbox
 from tests.support.schemas import validate
 
@@ -26,7 +27,9 @@ CREATE TABLE credentials (
 CREATE TABLE entity_credentials (id INTEGER PRIMARY KEY, external_entity_id INTEGER, credentials_id INTEGER);
 CREATE TABLE project_credentials (id INTEGER PRIMARY KEY, external_project_id INTEGER, credentials_id INTEGER);
 """
-CHANNELS = ("amocrm", "bitrix24", "email", "telegram", "webhooks")
+#: The first have numbers that tests name (credential 11 is amoCRM's, and so on); the others follow.
+_NUMBERED = ("amocrm", "bitrix24", "email", "telegram", "webhooks")
+CHANNELS = (*_NUMBERED, *sorted(own_names() - set(_NUMBERED)))
 TIMEOUT = 120
 #: Lead ids that no other world of this process has: one sandbox may serve many tests, and its judge counts by lead.
 _lead_ids = itertools.count(1001)

@@ -71,6 +71,9 @@ class ChannelSpec:
     #: Seconds for one whole request, the answer included.
     request_timeout: float = 30.0
     connect_timeout: float = 10.0
+    #: Where the vendor only queues (``Done.accepted``): seconds after which ``find`` would see it; asked once, at the
+    #: end of a bulk run, a lead at a time.
+    visible_after: float | None = None
     #: How errors are read: what the vendor says → the type of leadctl.domain.errors, for README and tests.
     errors: Mapping[str, str] = field(default_factory=dict)
     #: An example of the credential's ``data`` and ``settings`` for ``channels schema``; made-up secrets.

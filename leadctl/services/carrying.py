@@ -12,6 +12,7 @@ from leadctl.domain.ports import Observer
 from leadctl.services.loops import in_own_loop
 from leadctl.services.planning import Planning
 from leadctl.services.shapes import check_sums
+from leadctl.services.sightings import look_for_accepted
 from leadctl.services.stopping import StopSwitch
 from leadctl.services.verdicts import run_exit_code
 from leadctl.services.work import Workload
@@ -57,11 +58,12 @@ def _in_thread(
         writer = LedgerWriter(app.ledger, app.leases, app.leases.open_holder(), secrets=app.secrets, observer=observer)
         settings = app.settings
         try:
+            limiter = Limiter(app.clock, settings.limits.scale, BucketRows(app.ledger), ahead=1.0 if bulk else 0.0)
             engine = Engine(
                 run_id=run_id,
                 ledger=writer,
                 clock=app.clock,
-                limiter=Limiter(app.clock, settings.limits.scale, BucketRows(app.ledger), ahead=1.0 if bulk else 0.0),
+                limiter=limiter,
                 policy=Policy(
                     settings.send.tries, settings.send.timeout, settings.send.patience, settings.limits.scale
                 ),
@@ -73,7 +75,10 @@ def _in_thread(
             stop.listen(lambda: _call(loop, engine))
             queues = Workload(app, planning.router, run_id, writer, retry_unknown=retry_unknown).queues()
             try:
-                return await engine.run(queues)
+                report = await engine.run(queues)
+                if bulk:
+                    await look_for_accepted(app, run_id, queues, limiter, observer, stop)
+                return report
             finally:
                 for queue in queues:
                     await queue.route.channel.close()

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, distinct
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import CredentialId, LeadId, parse_id, sort_key
-from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus
+from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus, SettledBy
 from leadctl.store.base import LedgerBase
 from leadctl.store.leads import Standing
 from leadctl.store.rows import (
@@ -198,6 +198,13 @@ class RunTables(LedgerBase):
         statement = select(*_ITEM).where(_pending(run_id), deliveries.c.credential_id == str(credential_id))
         if after_seq is not None:
             statement = statement.where(deliveries.c.seq > after_seq)
+        return [item_from_row(row) for row in self._read(statement.order_by(deliveries.c.seq).limit(limit))]
+
+    def accepted_items(self, run_id: str, credential_id: CredentialId, after_seq: int, limit: int) -> list[ItemRow]:
+        """The next deliveries of a credential, after that place, that the vendor has only queued."""
+        own = (deliveries.c.run_id == run_id, deliveries.c.credential_id == str(credential_id))
+        accepted = deliveries.c.settled_by == SettledBy.ACCEPTED.value
+        statement = select(*_ITEM).where(*own, accepted, deliveries.c.seq > after_seq)
         return [item_from_row(row) for row in self._read(statement.order_by(deliveries.c.seq).limit(limit))]
 
     def iter_items(self, run_id: str, outcomes: Sequence[Outcome] | None = None, page: int = 1000) -> Iterator[ItemRow]:

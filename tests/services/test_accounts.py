@@ -7,7 +7,6 @@ import pytest
 
 from leadctl.channels import channel_names
 from leadctl.domain.errors import ConfigError
-from leadctl.channels import channel_names
 from leadctl.domain.model import Account
 from leadctl.services.accounts import (
     check_channel,

@@ -4,10 +4,12 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -86,16 +88,26 @@ def run(
 
 
 def environment(path: Path) -> dict[str, str]:
-    """This process's, without settings of leadctl."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADCTL_")}
-    return {**kept, "PYTHONPATH": str(path), "NO_COLOR": "1"}
+    """This process's, without settings of leadctl. Modules are compiled once and kept, as an installation has them,
+    whatever this environment says, in a folder that goes with this process."""
+    dropped = ("LEADCTL_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return {**kept, "PYTHONPATH": str(path), "PYTHONPYCACHEPREFIX": _compiled().name, "NO_COLOR": "1"}
 
 
-def in_turn(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
+@cache
+def _compiled() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="leadctl-bench-pyc-")
+
+
+def in_turn(rounds: int, *sides: Callable[[], float], warm: bool = False) -> list[list[float]]:
     """Round by round every side once: what else the machine does meets all of them alike.
 
-    The first round goes in the order given, the next one in the reverse, and so on.
+    The first round goes in the order given, the next one in the reverse, and so on. ``warm``: every side runs once
+    before that, uncounted, for its modules to be compiled.
     """
+    for side in sides if warm else ():
+        side()
     found: list[list[float]] = [[] for _ in sides]
     for number in range(rounds):
         places = list(range(len(sides)))

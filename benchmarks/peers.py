@@ -94,8 +94,54 @@ def _keeping(url: str, size: str) -> Iterator[Callable[[int], None]]:
         connection.close()
 
 
+def smtp_loop(host: str, port: str, username: str, password: str, count: str, connections: str, size: str) -> None:
+    """The bare mail loop: kept connections, a text made before, its Message-ID new."""
+    import asyncio
+
+    import aiosmtplib
+
+    filler = ("x" * 70 + "\r\n") * (max(0, int(size) - 300) // 72)
+    ids = iter(range(int(count)))
+
+    async def worker() -> None:
+        client = aiosmtplib.SMTP(hostname=host, port=int(port), start_tls=False)
+        await client.connect()
+        await client.login(username, password)
+        for number in ids:
+            text = (
+                f"From: {username}\r\nTo: maria@example.org, ivan@example.org\r\nSubject: bare\r\n"
+                f"Date: Tue, 24 Nov 2026 09:00:00 +0000\r\nMessage-ID: <lc-bare-{number}-1@example.org>\r\n"
+                f"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n{filler}"
+            )
+            try:
+                await client.sendmail(username, ["maria@example.org", "ivan@example.org"], text)
+            except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPResponseException):
+                await client.connect()  # the server takes so many a connection
+                await client.login(username, password)
+                await client.sendmail(username, ["maria@example.org", "ivan@example.org"], text)
+        await client.quit()
+
+    async def main() -> None:
+        await asyncio.gather(*(worker() for _ in range(int(connections))))
+
+    asyncio.run(main())
+
+
+def fast_bitrix24(url: str, count: str) -> None:
+    """fast-bitrix24 as its README has it: one call, a list of items. Runs in the Python that has it."""
+    from importlib import import_module
+
+    portal = import_module("fast_bitrix24").Bitrix(url, verbose=False)
+    items = [
+        {"entityTypeId": 1, "fields": {"title": f"Lead {number}", "originId": f"bare-{number}", "originatorId": "bare"}}
+        for number in range(int(count))
+    ]
+    portal.call("crm.item.add", items)
+
+
 PEERS: Mapping[str, Callable[..., None]] = {
     "scan": scan, "aiohttp": aiohttp_loop, "jobs": job_loop, "queue": queue_worker,
+    "smtp": smtp_loop, "bitrix24": fast_bitrix24,
 }  # fmt: skip
 
 if __name__ == "__main__":

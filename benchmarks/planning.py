@@ -1,6 +1,5 @@
 """Rows 3 and 4: planning one lead from a cold start, and planning very many."""
 
-import compileall
 import json
 import resource
 import statistics
@@ -66,13 +65,13 @@ def _cold(world: World, name: str, sizes: Sizes) -> Row:
     for module, imports in (("bare", libraries), ("own_modules", seen["modules"])):
         text = _SCRIPT.format(modules=imports, queries=seen["queries"])
         (world.folder / f"{module}.py").write_text(text)
-        compileall.compile_file(world.folder / f"{module}.py", quiet=1)  # as ours is
 
     ours, bare, own = in_turn(
         sizes.rounds,
         lambda: run([LEADCTL, *arguments], folder=world.folder).cpu,
         lambda: _script(world, "bare"),
         lambda: _script(world, "own_modules"),
+        warm=True,
     )
     ratio = Ratio.of(ours, bare)
     spent = ", ".join(

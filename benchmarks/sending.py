@@ -17,10 +17,14 @@ _LIMITS = "[limits]\nscale = 20.0\n[limits.webhooks]\nrate = 1000\n"
 
 
 @contextmanager
-def receiver() -> Iterator[str]:
+def receiver(*options: str) -> Iterator[str]:
     """The receiver's URL."""
     process = subprocess.Popen(
-        [PYTHON, "-m", "benchmarks.receiver"], stdout=subprocess.PIPE, text=True, env=environment(ROOT), cwd=ROOT
+        [PYTHON, "-m", "benchmarks.receiver", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(ROOT),
+        cwd=ROOT,
     )
     with process:
         try:

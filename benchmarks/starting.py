@@ -1,6 +1,5 @@
 """Rows 1 and 2: what it costs to start, and to show help."""
 
-import compileall
 import keyword
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ def version(sizes: Sizes, folder: Path) -> list[Row]:
     """Row 1."""
     ours = _starts([LEADCTL, "--version"], sizes.starts, folder)
     theirs = _starts([PYTHON, "-c", "pass"], sizes.starts, folder)
-    leadctl, python = in_turn(sizes.rounds, ours, theirs)
+    leadctl, python = in_turn(sizes.rounds, ours, theirs, warm=True)
     ratio = Ratio.of(leadctl, python)
     per_start = 1000 / sizes.starts
     return [
@@ -66,7 +65,6 @@ def help_texts(sizes: Sizes, folder: Path) -> list[Row]:
 
     tree = get_command(build())
     (folder / "bare_app.py").write_text(bare_app(tree))
-    compileall.compile_file(folder / "bare_app.py", quiet=1)  # as ours is
     paths = list(_paths(tree))
     ratios = {path: _help(path, sizes, folder) for path in (paths if sizes.every_command else paths[:2])}
     root = ratios[()]
@@ -86,6 +84,7 @@ def _help(path: Sequence[str], sizes: Sizes, folder: Path) -> Ratio:
         sizes.rounds,
         lambda: run([LEADCTL, *path, "--help"], folder=folder).cpu,
         lambda: run(bare, folder=folder, path=folder).cpu,
+        warm=True,
     )
     return Ratio.of(ours, theirs)
 

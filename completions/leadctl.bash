@@ -1,7 +1,7 @@
 # leadctl: completion for bash. Made by: python -m leadctl.cli.reference --write
 _leadctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} at="" words="" head="" word i
-    local channels="amocrm bitrix24 email telegram webhooks"
+    local channels="amocrm bitrix24 email lptracker sendpulse telegram unisender uontravel webhooks"
     # bash splits --option=value into three words
     if [[ $cur == "=" ]]; then
         cur=""
@@ -11,7 +11,7 @@ _leadctl() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-            --before|--channel|--config|--credential|--credentials-file|--database-url|--delay|--entity|--ids-file|--log-file|--log-format|--max-age|--path|--port|--project|--reason|--results-dir|--scale|--settings-file|--since|--skip-channel|--until|--wait|-c)
+            --before|--channel|--config|--credential|--credentials-file|--database-url|--delay|--entity|--finish-by|--ids-file|--log-file|--log-format|--max-age|--path|--port|--project|--reason|--results-dir|--scale|--settings-file|--share|--since|--skip-channel|--until|--wait|-c)
                 [[ ${COMP_WORDS[i+1]} == "=" ]] && ((i++))
                 ((i++)) ;;
             -*) ;;
@@ -35,13 +35,13 @@ _leadctl() {
         --log-format)
             COMPREPLY=($(compgen -W "console json" -- "$cur"))
             return ;;
-        --before|--credential|--database-url|--delay|--entity|--max-age|--port|--project|--reason|--scale|--since|--until|--wait)
+        --before|--credential|--database-url|--delay|--entity|--finish-by|--max-age|--port|--project|--reason|--scale|--share|--since|--until|--wait)
             return ;;
     esac
     case $at in
         "") [[ $cur == -* ]] && words="--version --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="resend bulk-resend plan history settle adopt init doctor sandbox demo channels runs" ;;
         "resend") [[ $cur == -* ]] && words="-c --channel --skip-channel --credential --credentials-file --settings-file --delay --dry-run --force --reason --retry-unknown --wait --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
-        "bulk-resend") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --delay --dry-run --force --reason --retry-unknown --wait --yes --fail-on-empty --results-dir --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
+        "bulk-resend") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --delay --dry-run --force --reason --retry-unknown --wait --yes --fail-on-empty --results-dir --share --finish-by --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "plan") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --project --entity --since --until --max-age -c --channel --skip-channel --credential --credentials-file --settings-file --json --jsonl --detailed-exitcode --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "history") [[ $cur == -* ]] && words="--json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;
         "settle") [[ $cur == -* ]] && words="--ids-file --skip-bad-lines --credential --delivered --not-delivered --reason --json --config -q --quiet -v --verbose --no-color --log-format --log-file --log-personal-data -h --help" || words="" ;;

@@ -10,7 +10,7 @@ function __leadctl_at
             continue
         end
         switch $word
-            case --before --channel --config --credential --credentials-file --database-url --delay --entity --ids-file --log-file --log-format --max-age --path --port --project --reason --results-dir --scale --settings-file --since --skip-channel --until --wait -c
+            case --before --channel --config --credential --credentials-file --database-url --delay --entity --finish-by --ids-file --log-file --log-format --max-age --path --port --project --reason --results-dir --scale --settings-file --share --since --skip-channel --until --wait -c
                 set skip yes
             case '-*'
             case '*'
@@ -23,7 +23,7 @@ end
 # email,am<TAB> goes on with the last of the list.
 function __leadctl_channels
     set -l head (commandline -ct | string replace -r '^--?[a-z-]+=' '' | string match -r '.*,')
-    printf "$head%s\n" amocrm bitrix24 email telegram webhooks
+    printf "$head%s\n" amocrm bitrix24 email lptracker sendpulse telegram unisender uontravel webhooks
 end
 
 complete -c leadctl -f
@@ -89,6 +89,8 @@ complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l wait -x -d 'Wait for ano
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l yes -d 'Do not ask.'
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l fail-on-empty -d 'Exit 3 if no lead is selected.'
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l results-dir -r -F -d 'CSV files of all outcomes, each a valid --ids-file.'
+complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l share -x -d 'Use that part of every limit; the rest is for others.'
+complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l finish-by -x -d 'Stop then; refused at once if the limits forbid it.'
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l json -d 'One JSON document on stdout.'
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -l config -r -F -d 'The config file. Else LEADCTL_CONFIG, ./leadctl.toml, …'
 complete -c leadctl -n "__leadctl_at ' bulk-resend'" -s q -l quiet -d 'Warnings and errors only, no progress.'

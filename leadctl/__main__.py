@@ -11,6 +11,9 @@ def main() -> int:
 
         print(f"leadctl {__version__}")  # noqa: T201  the command line's own output
         return 0
+    from leadctl.cli.garbage import starting
+
+    starting()
     from leadctl.cli.app import main as run
 
     return run(arguments)

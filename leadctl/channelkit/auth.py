@@ -198,10 +198,11 @@ class BearerAuth:
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[None]:
         """The right to refresh, of one process at a time."""
+        lease = self._toolbox.credentials.lease(self._toolbox.credential_id)
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(LEASE_PATIENCE / self._toolbox.scale):
-                    await stack.enter_async_context(self._toolbox.credentials.lease(self._toolbox.credential_id))
+                    await self._toolbox.stopping.unless(lambda: stack.enter_async_context(lease))
             except TimeoutError:
                 raise LimitReached(
                     "another process of leadctl is refreshing the access token and does not come to an end: "
@@ -289,7 +290,7 @@ class BearerAuth:
         for _ in range(PATIENCE):
             if await self._take_over(old.access):
                 return
-            await self._toolbox.clock.sleep(1 / self._toolbox.scale)
+            await self._toolbox.stopping.unless(lambda: self._toolbox.clock.sleep(1 / self._toolbox.scale))
         if await self._take_over(old.access):
             return
         raise Unusable(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, Validati
 from leadctl.channelkit.network import NetworkGuard
 from leadctl.channelkit.sessions import Sessions
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Step
+from leadctl.channelkit.stopping import Stopping
 from leadctl.domain.errors import InvalidCredential
 from leadctl.domain.events import Event
 from leadctl.domain.masking import Secrets
@@ -53,6 +54,8 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+#: The columns of a lead that a channel may judge it by.
+LEAD_COLUMNS = frozenset({"name", "phone", "email", "comment", "page_url", "utm", "answers", "created_at"})
 #: A list that may be given as one string ("a@b.c, d@e.f").
 TextList = Annotated[list[str], BeforeValidator(_split, json_schema_input_type=list[str] | str)]
 #: A text that may be given as a number (a chat id, a campaign id).
@@ -73,6 +76,7 @@ class Toolbox:
     notify: Callable[[Event], None] = field(default=lambda event: None)
     secrets: Secrets = field(default_factory=Secrets)
     sessions: Sessions = field(default_factory=Sessions)
+    stopping: Stopping = field(default_factory=Stopping)
     #: Divides our own waits; 1.0 but for test servers.
     scale: float = 1.0
 
@@ -87,6 +91,8 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
     spec: ClassVar[ChannelSpec]
     Config: ClassVar[type[ChannelConfig]]
     Settings: ClassVar[type[ChannelSettings]]
+    #: How many requests were made: those without a place in the limiter of their own are made up for.
+    exchanges: int = 0
 
     def __init__(self, config: ConfigT, settings: SettingsT, toolbox: Toolbox) -> None:
         self.config = config
@@ -122,6 +128,12 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
         """Why this lead cannot be sent here (``invalid_lead``). Pure."""
         return ()
 
+    @cached_property
+    def judged(self) -> frozenset[str]:
+        """The lead's columns that ``problems`` looks at, beside the ids: a plan of a million leads reads no others.
+        None at all: it would take every lead, and is not asked."""
+        return frozenset() if type(self).problems is Channel.problems else LEAD_COLUMNS
+
     def needs(self, step: Step, delivery: Delivery) -> bool:
         """Whether the delivery has anything for this step (a note needs a comment). Pure."""
         return True
@@ -134,6 +146,11 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
         """Whether this delivery must travel in a request of its own."""
         return False
 
+    def batch_key(self, step: Step, delivery: Delivery) -> str | None:
+        """Two deliveries with the same key never travel in one request (an upsert by e-mail): the later one waits, also
+        while the earlier one waits to be sent again. None: it may travel with any other. Pure."""
+        return None
+
     async def prepare(self, step: Step) -> Mapping[str, str]:
         """What a later look-up needs, to be committed with the intents (amoCRM's highest lead id)."""
         return {}
@@ -144,7 +161,7 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
 
     async def find(self, step: Step, batch: Sequence[Delivery]) -> Mapping[str, Finding]:
         """Ask the vendor which of these it has. ``Delivery.context`` is what ``prepare`` gave then."""
-        return {delivery.key: CannotTell("this channel cannot be asked") for delivery in batch}
+        return {delivery.key: CannotTell("this channel cannot be asked", final=True) for delivery in batch}
 
     @abstractmethod
     async def check(self) -> str:

@@ -10,20 +10,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-
-import httpcore
-import httpx
 
 from leadctl.channelkit.channel import Channel, ChannelConfig, ChannelSettings, Toolbox
 from leadctl.channelkit.network import AddressNotAllowed
 from leadctl.channelkit.spec import Step
-from leadctl.channelkit.transport import GuardedTransport, Phase, begin_phase
+from leadctl.channelkit.transport import (
+    FAILURES,
+    Bounds,
+    GuardedTransport,
+    HttpxTransport,
+    InvalidAddress,
+    Phase,
+    Transport,
+)
 from leadctl.domain.errors import Ambiguous, DeliveryError, Transient, Unusable
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Delivery, Receipt, Verdict
 from leadctl.version import __version__
+
+if TYPE_CHECKING:
+    import httpx
 
 USER_AGENT = f"leadctl/{__version__}"
 #: The most bytes of an answer that are read: a list of 250 amoCRM leads is about 1 MB.
@@ -116,7 +124,7 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
 
     def __init__(self, config: ConfigT, settings: SettingsT, toolbox: Toolbox) -> None:
         super().__init__(config, settings, toolbox)
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._transport: Transport | None = None
 
     @abstractmethod
     def build(self, step: Step, batch: Sequence[Delivery]) -> HttpRequest:
@@ -136,9 +144,9 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
             raise
         return Verdict(receipts, answer.status, request.digest)
 
-    def use_transport(self, transport: httpx.AsyncBaseTransport) -> None:
+    def use_transport(self, transport: "httpx.AsyncBaseTransport") -> None:
         """Speak through this transport (tests: ``httpx.MockTransport``)."""
-        self._transport = transport
+        self._transport = HttpxTransport(transport)
 
     async def exchange(self, request: HttpRequest, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 a total deadline, kept here
         """Send one request and read the answer.
@@ -148,30 +156,26 @@ class HttpChannel(Channel[ConfigT, SettingsT]):
         if self._transport is None:
             self._transport = GuardedTransport(self.toolbox.guard, connections=self.spec.concurrency + 1)
         total = max(MIN_TIMEOUT, (timeout or self.spec.request_timeout) / self.toolbox.scale)
-        phase = begin_phase()
+        phase = Phase()
+        self.exchanges += 1
         try:
-            return await self._exchange(self._transport, request, total)
+            return await self._exchange(self._transport, request, total, phase)
         except TimeoutError as error:
             raise _failure(f"no answer within {total:g} s", phase, error, request.url) from None
         except AddressNotAllowed as error:
             raise Unusable(str(error), address_not_allowed=True) from None
-        except httpx.InvalidURL:
+        except InvalidAddress:
             raise Unusable("the address of this credential is not a valid URL") from None
-        except (httpx.HTTPError, *_CORE_ERRORS, OSError) as error:
+        except FAILURES as error:
             raise _failure(_describe(error), phase, error, request.url) from None
 
-    async def _exchange(self, transport: httpx.AsyncBaseTransport, request: HttpRequest, total: float) -> Answer:
+    async def _exchange(self, transport: Transport, request: HttpRequest, total: float, phase: Phase) -> Answer:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
         _check_headers(headers)
-        limits = {"connect": min(self.spec.connect_timeout, total), "read": total, "write": total, "pool": total}
-        outgoing = httpx.Request(
-            request.method, request.url, headers=headers, content=request.content, extensions={"timeout": limits}
-        )
         deadline = asyncio.get_running_loop().time() + total
-        async with asyncio.timeout_at(deadline):
-            response = await transport.handle_async_request(outgoing)
-        body, complete = await _read(response, self.max_answer, deadline)
-        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body, complete)
+        bounds = Bounds(deadline, min(self.spec.connect_timeout, total), self.max_answer)
+        reply = await transport.request(request.method, request.url, headers, request.content, bounds, phase)
+        return Answer(reply.status, reply.headers, reply.body, reply.complete)
 
     async def close(self) -> None:
         if self._transport is not None:
@@ -187,31 +191,6 @@ def _check_headers(headers: Mapping[str, str]) -> None:
                 f"the header {clean(name, 60)} would hold a character that HTTP does not allow there: "
                 "correct the value in the credential"
             )
-
-
-_CORE_ERRORS = (
-    httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
-    httpcore.ConnectionNotAvailable,
-)  # fmt: skip
-
-
-async def _read(response: httpx.Response, limit: int, deadline: float) -> tuple[bytes, bool]:
-    """The body, as far as it came. The status is known, so a body that breaks off is an answer too."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout_at(deadline):
-            # Not aiter_raw(): a response that was made whole (httpx.MockTransport) counts as consumed there.
-            async for chunk in cast("httpx.AsyncByteStream", response.stream):
-                size += len(chunk)
-                if size > limit:
-                    return b"".join(chunks), False
-                chunks.append(chunk)
-    except (httpx.HTTPError, *_CORE_ERRORS, OSError):  # TimeoutError is an OSError
-        return b"".join(chunks), False
-    finally:
-        await response.aclose()
-    return b"".join(chunks), True
 
 
 def _failure(text: str, phase: Phase, error: BaseException, url: str) -> DeliveryError:
@@ -232,7 +211,7 @@ def _certificate_refused(error: BaseException | None) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    """Type and text of a failure; httpx and httpcore put no URL into these texts, but a path could hide there."""
+    """Type and text of a failure; no URL is put into these texts, but a path could hide there."""
     text = clean(str(error), 160)
     name = type(error).__name__
     return f"{name}: {text}" if text and "/" not in text else name

@@ -72,13 +72,24 @@ class SessionAuth:
         self._headers = headers
         self._refused = refused
 
-    async def send(self, request: "HttpRequest", timeout: float | None = None) -> "Answer":  # noqa: ASYNC109 handed on
-        """The answer to the request. A second refusal of the token stands."""
+    async def send(
+        self,
+        request: "HttpRequest",
+        timeout: float | None = None,  # noqa: ASYNC109 handed on
+        *,
+        may_repeat: Callable[[], Awaitable[bool]] | None = None,
+    ) -> "Answer":
+        """The answer to the request. A second refusal of the token stands.
+
+        ``may_repeat`` is asked before the request goes again with a new token, where a refusal does not prove that
+        nothing was executed; if it says no, the refusal stands.
+        """
         token = await self._token()
         answer = await self._attempt(request, token, timeout)
         if self._refused(answer):
             self._toolbox.sessions.forget(self._account, token)
-            answer = await self._attempt(request, await self._token(), timeout)
+            if may_repeat is None or await may_repeat():
+                answer = await self._attempt(request, await self._token(), timeout)
         return answer
 
     async def _token(self) -> str:

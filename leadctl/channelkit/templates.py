@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import ChainableUndefined, Template, TemplateError
+from jinja2 import ChainableUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from leadctl.domain.errors import InvalidCredential, Rejected
@@ -45,6 +45,32 @@ def check_template(source: str) -> str:
     except TemplateError as error:
         raise ValueError(f"not a valid template: {error.message or type(error).__name__}") from None
     return source
+
+
+@lru_cache(maxsize=512)
+def never_fails(source: str) -> bool:
+    """Whether this valid template can be rendered over every lead: it only shows what the lead has, or chooses by it.
+    What cannot be told at a glance may fail."""
+    return all(map(_is_safe, _PLAIN.parse(source).body))
+
+
+def _is_safe(node: nodes.Node) -> bool:
+    """What is missing is empty, at any depth (ChainableUndefined), and so is what the sandbox refuses."""
+    match node:
+        case nodes.Name():
+            return node.name == "lead"
+        case nodes.Const() | nodes.TemplateData():
+            return True
+        case nodes.Getitem() if not isinstance(node.arg, nodes.Const):
+            return False
+        case nodes.Filter() if node.name not in ("default", "d") or len(node.args) > 2 or node.dyn_args:
+            return False
+        case (
+            nodes.Getattr() | nodes.Getitem() | nodes.Filter() | nodes.And() | nodes.Or() | nodes.Not()
+            | nodes.Output() | nodes.If() | nodes.CondExpr()
+        ):  # fmt: skip
+            return all(map(_is_safe, node.iter_child_nodes()))
+    return False
 
 
 def lead_context(lead: Lead) -> dict[str, Any]:

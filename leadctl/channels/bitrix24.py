@@ -29,7 +29,7 @@ from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Too
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest
 from leadctl.channelkit.phpquery import Value, batch_command, php_map
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
-from leadctl.channelkit.templates import LABELS, check_template, render
+from leadctl.channelkit.templates import LABELS, check_template, never_fails, render
 from leadctl.domain.errors import Ambiguous, DeliveryError, InvalidCredential, Rejected, Split, Throttled, Unusable
 from leadctl.domain.events import Notice
 from leadctl.domain.masking import clean
@@ -188,6 +188,10 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
             return (error.message,)
         return ()
 
+    @cached_property
+    def judged(self) -> frozenset[str]:
+        return frozenset() if all(map(never_fails, self.settings.fields.values())) else super().judged
+
     def batch_size(self, step: Step) -> int:
         return min(step.batch, self._pace.size)
 
@@ -339,7 +343,8 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
             if step.name not in self._readable and not self._learn_readable(step, rows):
                 self._learn_readable(step, await self._list(step, {}, newest=True))
         except (Rejected, Split) as error:  # our query is refused: that says nothing about the lane
-            return {delivery.key: CannotTell(error.message) for delivery in batch}
+            told = CannotTell(error.message, final=isinstance(error, Rejected))
+            return {delivery.key: told for delivery in batch}
         return {delivery.key: self._finding(step, delivery, rows) for delivery in batch}
 
     def _finding(self, step: Step, delivery: Delivery, rows: Iterable[Mapping[str, Any]]) -> Finding:
@@ -350,7 +355,8 @@ class Bitrix24Channel(HttpChannel[Bitrix24Config, Bitrix24Settings]):
             return Found(str(first), {}, self._link(step, first), tuple(map(str, more)))
         if step.name in self._readable:
             return Absent()
-        return CannotTell(f"no {step.name} made by leadctl can be read: the webhook's owner may lack the right to read")
+        reason = f"no {step.name} made by leadctl can be read: the webhook's owner may lack the right to read"
+        return CannotTell(reason, final=True)
 
     def _learn_readable(self, step: Step, rows: Iterable[Mapping[str, Any]]) -> bool:
         """Whether "none" means none: items without read right are left out of a list without a word.

@@ -1,27 +1,14 @@
 """The command line: its commands, and the one place where an exception becomes a message and an exit code."""
 
 import contextlib
+import importlib
 import inspect
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
-from leadctl.cli import (
-    adopt,
-    bulk_resend,
-    channels,
-    demo,
-    doctor,
-    history,
-    init,
-    plan,
-    resend,
-    runs,
-    sandbox,
-    settle,
-)
 from leadctl.cli.context import Context
 from leadctl.cli.exit_codes import ExitCode, worst
 from leadctl.cli.options import Command, VersionFlag, exposed, register
@@ -43,33 +30,75 @@ LEADCTL_LOG_FORMAT, LEADCTL_LOG_FILE, LEADCTL_LOG_PERSONAL_DATA, LEADCTL_NO_COLO
 LEADCTL_VERBOSE."""
 
 
-def build() -> typer.Typer:
-    """The Typer application."""
+#: Command → where its function is; of a group, the function of its name alone and those of its commands.
+_COMMANDS: Mapping[str, str | tuple[str, Mapping[str, str]]] = {
+    "resend": "resend:resend",
+    "bulk-resend": "bulk_resend:bulk_resend",
+    "plan": "plan:plan",
+    "channels": (
+        "channels:channels",
+        {"list": "channels:list_channels", "check": "channels:check", "schema": "channels:schema"},
+    ),
+    "runs": (
+        "runs:runs",
+        {"list": "runs:list_runs", "show": "runs:show", "resume": "runs:resume", "purge": "runs:purge"},
+    ),
+    "history": "history:history",
+    "settle": "settle:settle",
+    "adopt": "adopt:adopt",
+    "init": "init:init",
+    "doctor": "doctor:doctor",
+    "sandbox": "sandbox:sandbox",
+    "demo": "demo:demo",
+}
+#: Options before the command that take the next word.
+_TAKING = frozenset({"--config", "--log-format", "--log-file"})
+
+
+def build(only: str | None = None) -> typer.Typer:
+    """The Typer application; ``only``: no other command is needed, so that no other is imported."""
     app = _group(_root, _HELP)
-    register(app, "resend", resend.resend)
-    register(app, "bulk-resend", bulk_resend.bulk_resend)
-    register(app, "plan", plan.plan)
-    of_channels: dict[str, Command] = {
-        "list": channels.list_channels,
-        "check": channels.check,
-        "schema": channels.schema,
-    }
-    app.add_typer(_with_list(channels.channels, of_channels), name="channels")
-    of_runs: dict[str, Command] = {
-        "list": runs.list_runs,
-        "show": runs.show,
-        "resume": runs.resume,
-        "purge": runs.purge,
-    }
-    app.add_typer(_with_list(runs.runs, of_runs), name="runs")
-    register(app, "history", history.history)
-    register(app, "settle", settle.settle)
-    register(app, "adopt", adopt.adopt)
-    register(app, "init", init.init)
-    register(app, "doctor", doctor.doctor)
-    register(app, "sandbox", sandbox.sandbox)
-    register(app, "demo", demo.demo)
+    for name, where in _COMMANDS.items():
+        if only is not None and name != only:
+            continue
+        if isinstance(where, str):
+            register(app, name, _function(where))
+        else:
+            app.add_typer(_with_list(*where), name=name)
     return app
+
+
+def _overview() -> typer.Typer:
+    """The application as its help shows it: commands have a name and a text, and no options."""
+    app = _group(_root, _HELP)
+    for name, where in _COMMANDS.items():
+        text = inspect.getdoc(_function(where if isinstance(where, str) else where[0]))
+        if isinstance(where, str):
+            app.command(name, help=text)(_nothing)
+        else:
+            app.add_typer(typer.Typer(callback=_nothing, help=text, rich_markup_mode=None), name=name)
+    return app
+
+
+def _function(where: str) -> Command:
+    module, _, name = where.partition(":")
+    function: Command = getattr(importlib.import_module(f"leadctl.cli.{module}"), name)
+    return function
+
+
+def _nothing() -> None:
+    """Is never called."""
+
+
+def _meant(argv: Sequence[str]) -> str | None:
+    """The command that is typed; None where that is for Typer to say."""
+    words = iter(argv)
+    for word in words:
+        if word in _TAKING:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in _COMMANDS else None
+    return None
 
 
 def main(argv: Sequence[str], context: Context | None = None) -> int:
@@ -90,7 +119,7 @@ def _guarded(context: Context, argv: Sequence[str]) -> int:
         if argv and argv[-1] in HELP_OPTIONS and (text := help_text(argv[:-1])) is not None:
             context.out.write(text)
             return 0
-        result = typer.main.get_command(build()).main(
+        result = typer.main.get_command(build(_meant(argv))).main(
             args=list(argv), prog_name="leadctl", standalone_mode=False, obj=context
         )
         return int(result or 0)
@@ -109,7 +138,7 @@ def help_text(path: Sequence[str], width: int | None = None) -> str | None:
 
     Typer would parse the words before, and import pydantic for that.
     """
-    command: Any = typer.main.get_command(build())
+    command: Any = typer.main.get_command(build(path[0] if path[0] in _COMMANDS else None) if path else _overview())
     context = None
     for word in ("leadctl", *path):
         if context is not None:
@@ -157,9 +186,9 @@ def _group(callback: Command, help_text: str | None = None, **how: bool) -> type
     return app
 
 
-def _with_list(default: Command, commands: dict[str, Command]) -> typer.Typer:
+def _with_list(default: str, commands: Mapping[str, str]) -> typer.Typer:
     """A group whose name alone lists."""
-    app = _group(default, invoke_without_command=True)
-    for name, command in commands.items():
-        register(app, name, command)
+    app = _group(_function(default), invoke_without_command=True)
+    for name, where in commands.items():
+        register(app, name, _function(where))
     return app

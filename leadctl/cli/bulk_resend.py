@@ -8,7 +8,7 @@ import typer
 from leadctl.cli.confirm import asker
 from leadctl.cli.context import Context
 from leadctl.cli.options import JsonFlag, SelectionOptions, SelectorOptions, SendOptions, YesFlag
-from leadctl.cli.selection import force_reason, lead_selection, seconds, selectors
+from leadctl.cli.selection import deadline_of, force_reason, lead_selection, percentage, seconds, selectors
 from leadctl.cli.sending import dry_run, send
 from leadctl.domain.errors import ConfigError
 
@@ -23,6 +23,13 @@ def bulk_resend(
     results_dir: Annotated[
         str | None,
         typer.Option("--results-dir", metavar="DIR", help="CSV files of all outcomes, each a valid --ids-file."),
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option("--share", metavar="60%", help="Use that part of every limit; the rest is for others.")
+    ] = None,
+    finish_by: Annotated[
+        str | None,
+        typer.Option("--finish-by", metavar="18:00", help="Stop then; refused at once if the limits forbid it."),
     ] = None,
     json_output: JsonFlag = False,
 ) -> int:
@@ -40,6 +47,7 @@ def bulk_resend(
     chosen, reason = selectors(selector), force_reason(how)
     if how.force and not (chosen.channels or chosen.credentials):
         raise ConfigError("--force in bulk needs -c or --credential: it sends again what is proven")
+    part, deadline = percentage(share, "--share"), deadline_of(context, finish_by)
     delay, wait = seconds(how.delay, "--delay"), seconds(how.wait, "--wait")
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(
@@ -51,6 +59,8 @@ def bulk_resend(
             retry_unknown=how.retry_unknown,
             wait=wait,
             fail_on_empty=fail_on_empty,
+            share=part,
+            finish_by=deadline,
             results_dir=Path(results_dir) if results_dir else None,
             global_options=context.typed.as_arguments(),
         )

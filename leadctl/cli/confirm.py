@@ -1,7 +1,7 @@
 """The question before a bulk run (CONTRACT §3)."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,13 @@ from leadctl.cli.signals import Interrupted, interruptible
 from leadctl.domain.errors import ConfigError, Declined
 
 if TYPE_CHECKING:
+    from leadctl.services.estimating import Estimate
     from leadctl.services.requests import Question
 
 #: Up to so many deliveries nothing is asked.
 FREE = 100
+#: Seconds from which on an estimate is shown.
+_WORTH_SAYING = 5.0
 NOTHING_KNOWN = "this ledger knows of no earlier send: what another system has delivered would be sent again"
 
 
@@ -63,11 +66,25 @@ def question_text(context: Context, question: "Question") -> str:
     lines.append(f"{totals.already_delivered:,} delivered already, {totals.skipped:,} skipped")
     if totals.oldest is not None:
         lines.append(f"the oldest lead is {_age(context.now() - totals.oldest)} old")
+    lines += estimate_lines(question.estimates)
     if question.forced:
         lines.append("--force: what is proven is sent AGAIN")
     if question.nothing_known:
         lines.append(f"warning: {NOTHING_KNOWN} (see: leadctl adopt --help)")
     return "\n".join(lines)
+
+
+def estimate_lines(estimates: "Sequence[Estimate]") -> list[str]:
+    """How long the vendors' limits make it, where that is worth saying."""
+    from leadctl.cli.progress import duration
+
+    long = [one for one in estimates if one.seconds >= _WORTH_SAYING]
+    if not long:
+        return []
+    each = "; ".join(
+        f"{one.channel} {duration(one.seconds)} ({one.requests + one.look_ups:,} requests)" for one in long
+    )
+    return [f"at the vendors' limits it takes at least {duration(long[0].seconds)}: {each}"]
 
 
 def _ask(context: Context, question: "Question") -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leadctl.domain.errors import ConfigError, LeadctlError
 from leadctl.domain.masking import Secrets, json_escaped, printable
-from leadctl.domain.model import LeadId
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from leadctl.cli.logs import Logs
+    from leadctl.domain.model import LeadId
     from leadctl.services.bootstrap import App
     from leadctl.settings import LoadedSettings
 
@@ -236,9 +236,11 @@ class Context:
     @contextmanager
     def application(self, *, create_ledger: bool = False) -> Iterator["App"]:
         """The services' application; its secrets are hidden in every log from here on."""
+        from leadctl.cli.garbage import started
         from leadctl.services.bootstrap import open_app
 
         with open_app(self.loaded, create_ledger=create_ledger) as app:
+            started()
             self.secrets = app.secrets
             for text, hint in app.warnings():
                 self.warn(text, hint)
@@ -251,7 +253,7 @@ class Context:
         self.answered = True
         self.out.write(self.dumps(document, indent=2 if self.out.is_terminal else None) + "\n")
 
-    def dumps(self, document: Mapping[str, Any] | Sequence[Any] | LeadId, indent: int | None = None) -> str:
+    def dumps(self, document: "Mapping[str, Any] | Sequence[Any] | LeadId | None", indent: int | None = None) -> str:
         separators = (",", ":") if indent is None else None
         text = json.dumps(
             document, ensure_ascii=not self.out.is_unicode, indent=indent, separators=separators, default=str

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from leadctl.domain.errors import ConfigError
+from leadctl.domain.ids import UniqueIds
 from leadctl.domain.masking import clean
-from leadctl.domain.model import LeadId
+
+if TYPE_CHECKING:
+    from leadctl.domain.model import LeadId
 
 #: Makes an id of a text, as the database's column holds it (``Database.lead_id``). Raises ValueError.
-Coerce = Callable[[str], LeadId]
+Coerce = Callable[[str], "LeadId"]
 
 MAX_LINE = 1_000_000
 #: How many lines a quoted CSV value may span: a quote that is never closed must not swallow the file.
@@ -37,7 +40,7 @@ class BadLine:
 class ParsedIds:
     """What a file holds: the ids in its order, each once."""
 
-    ids: list[LeadId] = field(default_factory=list)
+    ids: UniqueIds = field(default_factory=UniqueIds)
     bad: list[BadLine] = field(default_factory=list)
     #: How many ids were named again.
     repeats: int = 0
@@ -66,7 +69,6 @@ def read_ids(source: str, stdin: BinaryIO | None, coerce: Coerce, *, skip_bad_li
 def parse_ids(stream: BinaryIO, name: str, coerce: Coerce) -> ParsedIds:
     """Read a stream of bytes to its end; ``name`` is what messages call it."""
     parsed = ParsedIds()
-    seen: set[LeadId] = set()
     table = _Table()
     for number, cells in table.records(_lines(stream, name)):
         if cells is None:
@@ -79,15 +81,13 @@ def parse_ids(stream: BinaryIO, name: str, coerce: Coerce) -> ParsedIds:
         except ValueError as error:
             parsed.bad.append(BadLine(number, str(error)))
             continue
-        if identity in seen:
+        if not parsed.ids.add(identity):
             parsed.repeats += 1
-            continue
-        seen.add(identity)
-        parsed.ids.append(identity)
+    parsed.ids.settle()
     return parsed
 
 
-def read_id(text: str, coerce: Coerce) -> LeadId:
+def read_id(text: str, coerce: Coerce) -> "LeadId":
     """One id as it is typed. Raises ValueError with what is wrong, in words."""
     plain = text.strip().strip("\ufeff")
     if not plain:

@@ -1,22 +1,20 @@
 """``leadctl plan``: what would be sent, and why."""
 
 import shutil
-import tempfile
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from leadctl.cli.context import Context
 from leadctl.cli.options import JsonFlag, SelectionOptions, SelectorOptions
-from leadctl.cli.render import lead_plan_line, show_lead_plan, show_plan_end
+from leadctl.cli.render import line_of_entry, show_lead_plan, show_plan_end
 from leadctl.cli.selection import lead_selection, selectors
 from leadctl.domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from leadctl.domain.model import LeadPlan
     from leadctl.services.bootstrap import App
     from leadctl.services.planning import Planning
     from leadctl.services.requests import LeadSelection, Selectors
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
 #: So many leads are shown with a row per delivery; more get a line each.
 DETAILED = 10
 _IN_MEMORY = 8 * 1024 * 1024
-_DISTINCT = 10_000
+#: Lines that are written together: larger texts would be given back to the system, and asked for again, each time.
+_TOGETHER = 50
 
 
 def plan(
@@ -76,13 +75,17 @@ def show_plan(
 
 def _print_document(context: Context, planning: "Planning") -> None:
     """``leadctl.plan/1``. It reaches stdout only when it is whole: a failure on the way must not leave half of it."""
+    from leadctl.cli.plan_json import PlanEncoder
     from leadctl.services.shapes import plan_totals_json
 
-    encode = encoder(context)
+    encoder = PlanEncoder(context.dumps)
     with _spool() as spool:
         spool.write('{"schema":"leadctl.plan/1","leads":[')
-        for number, lead_plan in enumerate(planning):
-            spool.write(f"{',' if number else ''}\n{encode(lead_plan)}")
+        between = "\n"
+        for page in planning.entries():
+            for text in encoder.leads(page):
+                spool.write(between + text)
+                between = ",\n"
         totals = context.dumps(plan_totals_json(planning.totals))
         errors = context.dumps(planning.errors())
         spool.write(f'],\n"totals":{totals},\n"errors":{errors}}}\n')
@@ -91,63 +94,37 @@ def _print_document(context: Context, planning: "Planning") -> None:
         shutil.copyfileobj(spool, context.out)
 
 
-def encoder(context: Context) -> "Callable[[LeadPlan], str]":
-    """Makes the JSON of a lead. What leads of one entity and project share is encoded once: a million leads have
-    few distinct plans."""
-    from leadctl.services.shapes import lead_plan_json
-
-    known: dict[Hashable, str] = {}
-
-    def encode(plan: "LeadPlan") -> str:
-        lead_id = context.dumps(plan.lead_id)
-        if plan.already_delivered:  # has the dates and ids of this lead
-            return context.dumps(lead_plan_json(plan))
-        key = _shape(plan)
-        if key not in known:
-            if len(known) >= _DISTINCT:
-                known.clear()
-            known[key] = context.dumps(lead_plan_json(plan)).removeprefix(f'{{"lead_id":{lead_id}')
-        return f'{{"lead_id":{lead_id}{known[key]}'
-
-    return encode
-
-
-def _shape(plan: "LeadPlan") -> Hashable:
-    """All that a lead's JSON says beside its id."""
-    return (
-        plan.external_entity_id,
-        plan.external_project_id,
-        tuple((d.account.credential_id, d.state, d.via) for d in plan.deliveries),
-        tuple((s.account.credential_id, s.reason, s.detail, s.via) for s in plan.skipped),
-        plan.warnings,
-    )
-
-
 @contextmanager
 def _spool() -> Iterator[IO[str]]:
     """A text that moves to the disk when it grows."""
+    import tempfile
+
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline="") as spool:
         yield spool
 
 
 def _print_lines(context: Context, planning: "Planning") -> None:
+    from leadctl.cli.plan_json import PlanEncoder
     from leadctl.services.shapes import plan_summary_line
 
-    encode = encoder(context)
-    for lead_plan in planning:
-        context.line(encode(lead_plan))
+    encoder = PlanEncoder(context.dumps)
+    for page in planning.entries():
+        texts = encoder.leads(page)
+        while lines := [f"{text}\n" for text in islice(texts, _TOGETHER)]:
+            context.out.write("".join(lines))
     context.line(context.dumps(plan_summary_line(planning.totals, planning.errors())))
 
 
 def _print_text(context: Context, planning: "Planning") -> None:
-    plans = iter(planning)
-    first = list(islice(plans, DETAILED + 1))
+    from leadctl.services.planning import plan_of
+
+    entries = (entry for page in planning.entries() for entry in page)
+    first = list(islice(entries, DETAILED + 1))
     if len(first) <= DETAILED:
-        for lead_plan in first:
-            show_lead_plan(context, lead_plan)
+        for entry in first:
+            show_lead_plan(context, plan_of(entry))
     else:
-        for lead_plan in first:
-            context.line(lead_plan_line(lead_plan))
-        for lead_plan in plans:
-            context.line(lead_plan_line(lead_plan))
+        line = line_of_entry()
+        for entry in chain(first, entries):
+            context.line(line(entry))
     show_plan_end(context, planning.totals, planning.errors())

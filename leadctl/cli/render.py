@@ -1,6 +1,7 @@
 """Tables and summaries for people. Foreign text is text: never markup, never a control character."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from leadctl.cli.context import Context
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leadctl.domain.model import LeadPlan, PlannedDelivery, Skip
+    from leadctl.services.planning import Entry
     from leadctl.services.requests import PlanTotals
 
 Row = Sequence[Any]
@@ -126,6 +128,19 @@ def _skip_row(skip: "Skip") -> Row:
     account = skip.account
     why = f"{skip.reason.value}: {skip.detail}" if skip.detail else skip.reason.value
     return ("skip", account.channel, f"#{account.credential_id}", account.name, skip.target, why)
+
+
+def line_of_entry() -> "Callable[[Entry], str]":
+    """Makes :func:`lead_plan_line` of the entries of a plan, that of a shape only once."""
+    from leadctl.services.planning import Shape
+
+    known = lru_cache(10_000)(lambda shape: lead_plan_line(shape.plan(0)).removeprefix("0"))
+
+    def line(entry: "Entry") -> str:
+        lead_id, found = entry
+        return f"{word(lead_id, 60)}{known(found)}" if isinstance(found, Shape) else lead_plan_line(found)
+
+    return line
 
 
 def lead_plan_line(plan: "LeadPlan") -> str:

@@ -1,16 +1,20 @@
 """From options to what the services are asked."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadctl.cli.context import Context
 from leadctl.cli.ids import Coerce, read_id, read_ids
 from leadctl.cli.options import NamedOptions, SelectionOptions, SelectorOptions, SendOptions
-from leadctl.cli.times import ago, local_zone, parse_duration, parse_time
+from leadctl.cli.times import ago, local_zone, parse_deadline, parse_duration, parse_time
 from leadctl.domain.errors import ConfigError
-from leadctl.domain.model import LeadId
+from leadctl.domain.ids import UniqueIds
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from leadctl.domain.model import LeadId
     from leadctl.services.requests import LeadSelection, Selectors
 
 
@@ -52,23 +56,23 @@ def _times(options: SelectionOptions) -> tuple[tuple[str, str | None], ...]:
     return ("since", options.since), ("until", options.until), ("max_age", options.max_age)
 
 
-def named_ids(context: Context, options: NamedOptions, coerce: Coerce) -> list[LeadId] | None:
+def named_ids(context: Context, options: NamedOptions, coerce: Coerce) -> UniqueIds | None:
     """The ids of the arguments and of the file, each once, as given; None if there are neither."""
     if options.skip_bad_lines and options.ids_file is None:
         raise ConfigError("--skip-bad-lines is about --ids-file, which is not given")
     if not options.leads and options.ids_file is None:
         return None
-    ids = [lead_id(text, coerce) for text in options.leads]
-    if options.ids_file is not None:
-        stdin = getattr(context.stdin, "buffer", None)
-        parsed = read_ids(options.ids_file, stdin, coerce, skip_bad_lines=options.skip_bad_lines)
-        if parsed.bad:
-            context.warn(f"{options.ids_file}: left out: {parsed.complaint()}")
-        ids += parsed.ids
-    return list(dict.fromkeys(ids))
+    ids = UniqueIds(lead_id(text, coerce) for text in options.leads)
+    if options.ids_file is None:
+        return ids
+    stdin = getattr(context.stdin, "buffer", None)
+    parsed = read_ids(options.ids_file, stdin, coerce, skip_bad_lines=options.skip_bad_lines)
+    if parsed.bad:
+        context.warn(f"{options.ids_file}: left out: {parsed.complaint()}")
+    return UniqueIds(chain(ids, parsed.ids)) if ids else parsed.ids
 
 
-def lead_id(text: str, coerce: Coerce) -> LeadId:
+def lead_id(text: str, coerce: Coerce) -> "LeadId":
     """An id of the command line as the database holds it. Raises ConfigError."""
     try:
         return read_id(text, coerce)
@@ -89,6 +93,24 @@ def force_reason(options: SendOptions) -> str | None:
 def seconds(text: str | None, option: str) -> float:
     """A duration that may be missing."""
     return parse_duration(text, option) if text is not None else 0.0
+
+
+def percentage(text: str | None, option: str) -> float:
+    """``60%`` or ``60`` as 0.6; all of it where nothing is given. Raises ConfigError."""
+    if text is None:
+        return 1.0
+    number = text.strip().removesuffix("%").strip()
+    if number.isascii() and number.isdecimal() and 1 <= int(number) <= 100:
+        return int(number) / 100
+    raise ConfigError(f"{option}: {text!r} is no part of a limit", hint="write it like 60%: from 1% to 100%")
+
+
+def deadline_of(context: Context, text: str | None) -> "datetime | None":
+    """``--finish-by``. Raises ConfigError for what is over."""
+    if text is None:
+        return None
+    zone = local_zone(context.loaded.settings.timezone)
+    return parse_deadline(text, "--finish-by", now=context.now(), zone=zone)
 
 
 def _split(values: list[str]) -> list[str]:

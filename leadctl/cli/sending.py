@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from leadctl.cli.context import Context
 from leadctl.cli.plan import show_plan
-from leadctl.cli.progress import observing
 from leadctl.cli.render import show_run
 from leadctl.cli.signals import draining
 
@@ -38,6 +37,7 @@ def running(
     bulk: bool,
 ) -> int:
     """Run under the signal handlers, with progress; print the document or its summary."""
+    from leadctl.cli.progress import observing
     from leadctl.services.stopping import StopSwitch
 
     stop = StopSwitch()

@@ -2,7 +2,6 @@
 
 import re
 from datetime import datetime, time, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 from leadctl.domain.errors import ConfigError
 
@@ -27,13 +26,25 @@ def parse_time(text: str, option: str, *, now: datetime, zone: tzinfo | None) ->
 
     ``now`` is aware; ``zone`` None means the machine's. Raises ConfigError naming the option.
     """
+    return _parse(text, option, now, zone, -1)
+
+
+def parse_deadline(text: str, option: str, *, now: datetime, zone: tzinfo | None) -> datetime:
+    """As :func:`parse_time`, but ahead: ``18:00`` is the next one, ``3h`` is in three hours. Raises ConfigError."""
+    deadline = _parse(text, option, now, zone, 1)
+    if deadline <= now:
+        raise ConfigError(f"{option}: {text!r} is over", hint="write it like 18:00, 2026-11-24T18:00 or 3h")
+    return deadline
+
+
+def _parse(text: str, option: str, now: datetime, zone: tzinfo | None, direction: int) -> datetime:
     plain = text.strip()
     try:
         if _DURATION.fullmatch(plain.lower()):
-            return now - timedelta(seconds=parse_duration(plain, option))
+            return now + direction * timedelta(seconds=parse_duration(plain, option))
         if clock := _CLOCK.fullmatch(plain):
             hour, minute, second = (int(part or 0) for part in clock.groups())
-            return _latest(time(hour, minute, second), now, zone)
+            return _nearest(time(hour, minute, second), now, zone, direction)
         moment = datetime.fromisoformat(plain)
         return moment if moment.tzinfo else _localized(moment, zone)
     except (ValueError, OverflowError):
@@ -52,13 +63,20 @@ def ago(seconds: float, option: str, now: datetime) -> datetime:
 
 def local_zone(name: str | None) -> tzinfo | None:
     """The zone of the config; None is the machine's."""
-    return ZoneInfo(name) if name else None
+    if not name:
+        return None
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
 
 
-def _latest(clock: time, now: datetime, zone: tzinfo | None) -> datetime:
+def _nearest(clock: time, now: datetime, zone: tzinfo | None, direction: int) -> datetime:
+    """The last such time of day, this moment's included, or the next one."""
     today = now.astimezone(zone).date()
     moment = _localized(datetime.combine(today, clock), zone)
-    return moment if moment <= now else _localized(datetime.combine(today - timedelta(days=1), clock), zone)
+    if (moment == now and direction < 0) or (moment - now).total_seconds() * direction > 0:
+        return moment
+    return _localized(datetime.combine(today + direction * timedelta(days=1), clock), zone)
 
 
 def _localized(naive: datetime, zone: tzinfo | None) -> datetime:

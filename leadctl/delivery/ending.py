@@ -1,6 +1,7 @@
 """The ends of deliveries: outcomes of the run, parked credentials, and the commit that comes before every move."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from leadctl.delivery.jobs import Job, final_state
@@ -9,11 +10,16 @@ from leadctl.delivery.limits import Limiter
 from leadctl.delivery.retries import Policy
 from leadctl.domain.errors import Ambiguous, DeliveryError, LimitReached, Transient, Unusable
 from leadctl.domain.events import Finished, Parked
+from leadctl.domain.model import CredentialId
 from leadctl.domain.outcomes import ErrorCode, Outcome, TargetState
 from leadctl.domain.ports import AttemptRecord, Clock, Ledger, Observer, Record, Refusal, TargetWrite
 
 #: Seconds between looks at a delivery that another process holds.
 HELD_POLL = 1.0
+#: Seconds in which answers are gathered for one commit, where their lanes do not wait for it.
+GATHERED = 0.02
+#: So many deliveries may be answered for and not committed yet; then their lanes wait.
+MOST_UNSAVED = 500
 #: A record to be committed, and what the delivery does after that.
 Settled = tuple[Record, Callable[[], None]]
 
@@ -39,6 +45,12 @@ class Endings:
         self._policy = policy
         self._observer = observer
         self._bulk = bulk
+        #: Called when what was answered can't be committed: nothing more may be sent. :meth:`saved` says why.
+        self.when_broken: Callable[[], None] = lambda: None
+        #: By credential: how many ended unknown although the vendor was asked, and could never tell.
+        self.untold: Counter[CredentialId] = Counter()
+        self._unsaved: list[Settled] = []
+        self._saving: asyncio.Task[None] | None = None
 
     async def park(self, queue: AccountQueue, error: DeliveryError) -> None:
         """The credential sends nothing more in this run; its owner is told."""
@@ -135,6 +147,8 @@ class Endings:
     ) -> Settled:
         if outcome is Outcome.DELIVERED and job.missing is not None:
             code, error = ErrorCode.INCOMPLETE, job.missing
+        if outcome is Outcome.UNKNOWN and job.untold:
+            self.untold[job.route.account.credential_id] += 1
         target = job.write(final_state(job, outcome), error, code) if job.ours else None
         return Record(attempt, target, job.item(outcome, error, code)), self._tell(job, outcome, code, error)
 
@@ -179,6 +193,33 @@ class Endings:
         await self._limiter.publish()
         for move in moves:
             move()
+
+    async def _commit_soon(self, records: Sequence[Record], moves: Sequence[Callable[[], None]]) -> None:
+        """Commit together with what else is answered meanwhile; the caller goes on. A crash before that leaves these
+        deliveries in doubt, so only what can be sent again may come here."""
+        self._unsaved.extend(zip(records, moves, strict=True))
+        if self._saving is None or self._saving.done():
+            await self.saved()
+            self._saving = asyncio.create_task(self._save())
+            self._saving.add_done_callback(self._end_of_saving)
+        elif len(self._unsaved) >= MOST_UNSAVED:
+            await self.saved()
+
+    def _end_of_saving(self, saving: asyncio.Task[None]) -> None:
+        if not saving.cancelled() and saving.exception() is not None:
+            self.when_broken()
+
+    async def _save(self) -> None:
+        while self._unsaved:
+            if len(self._unsaved) < MOST_UNSAVED:
+                await self._clock.sleep(GATHERED)
+            some, self._unsaved = self._unsaved, []
+            await self._commit([record for record, _ in some], [move for _, move in some])
+
+    async def saved(self) -> None:
+        """Until everything that was answered is committed. Raises what a commit raises."""
+        if self._saving is not None:
+            await asyncio.shield(self._saving)
 
 
 def _heard(writing: "asyncio.Future[None]") -> None:

@@ -2,22 +2,24 @@
 
 import asyncio
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from leadctl.channelkit.spec import Retransmit
 from leadctl.delivery.breaker import BreakerState
+from leadctl.delivery.claiming import WINDOW, Claims
 from leadctl.delivery.jobs import Job, Mode
 from leadctl.delivery.lanes import AccountQueue, Batch, Lane, Parking, lanes_of
 from leadctl.delivery.limits import Limiter
 from leadctl.delivery.retries import Policy
-from leadctl.delivery.settling import Answered, Settler, snake
+from leadctl.delivery.settling import Answered, Settler
 from leadctl.domain.errors import (
     Ambiguous,
     DeliveryError,
     LeadctlError,
     LimitReached,
+    Stopped,
     Throttled,
     Transient,
     Unusable,
@@ -25,7 +27,7 @@ from leadctl.domain.errors import (
 from leadctl.domain.events import Claimed, RunEvent
 from leadctl.domain.model import CannotTell, Finding, Receipt
 from leadctl.domain.outcomes import ErrorCode, Outcome
-from leadctl.domain.ports import Clock, Granted, Ledger, Observer, Record
+from leadctl.domain.ports import Clock, Ledger, Observer
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ class EngineReport:
     parked: dict[int | str, Parking] = field(default_factory=dict)
     bug: bool = False
     stopped: bool = False
+    #: By credential: how many ended unknown, and no look-up can ever tell (only a person, or ``--retry-unknown``).
+    untold: Mapping[int | str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -63,12 +67,16 @@ class Engine:
         self._drain = drain
         self._bulk = bulk
         self._stop = asyncio.Event()
+        self._why_stopped = ""
         self._sends: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()
         self._report = EngineReport()
         self._settler = Settler(run_id, ledger, clock, limiter, policy, observer, bulk=bulk)
+        self._claims = Claims(run_id, ledger, clock, limiter, self._settler, bulk=bulk)
 
-    def stop(self) -> None:
+    def stop(self, why: str = "the run was stopped") -> None:
         """Take nothing more, and drain. Call it in the engine's loop."""
+        self._why_stopped = why
         self._stop.set()
 
     async def run(self, queues: Sequence[AccountQueue]) -> EngineReport:
@@ -79,13 +87,16 @@ class Engine:
         workers = [
             asyncio.create_task(self._work(lane), name=lane.scope) for lane in lanes for _ in range(lane.concurrency)
         ]
+        self._settler.when_broken = lambda: _cancel(workers)
         drainer = asyncio.create_task(self._drain_when_stopped(lanes))
         try:
             await self._gather(workers)
         finally:
             drainer.cancel()
-            await asyncio.gather(drainer, return_exceptions=True)
+            await asyncio.gather(drainer, self._settler.saved(), return_exceptions=True)
+        await self._settler.saved()
         await self._close(queues)
+        self._report.untold = self._settler.untold
         return self._report
 
     async def _gather(self, workers: Sequence[asyncio.Task[None]]) -> None:
@@ -95,11 +106,11 @@ class Engine:
         try:
             done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in workers:
-                task.cancel()
+            _cancel(workers)
             await asyncio.gather(*workers, return_exceptions=True)
         for task in done:
-            task.result()
+            if not task.cancelled():
+                task.result()
 
     async def _drain_when_stopped(self, lanes: Sequence[Lane]) -> None:
         await self._stop.wait()
@@ -107,8 +118,8 @@ class Engine:
         for lane in lanes:
             lane.wake()
         await self._clock.sleep(self._drain)
-        for task in list(self._sends):
-            task.cancel()
+        self._cut.update(self._sends)
+        _cancel(self._cut)
 
     # --- one lane ------------------------------------------------------------------------------------------
 
@@ -211,6 +222,8 @@ class Engine:
                 await self._look(lane, batch)
             else:
                 await self._send(lane, batch)
+            for _ in range(batch.queue.unplaced()):
+                await self._limiter.reserve(batch.queue.buckets)
         except LeadctlError:
             raise
         except Exception as error:  # noqa: BLE001 whatever it is, these deliveries get an outcome
@@ -235,6 +248,7 @@ class Engine:
             if wait > 0:
                 await self._sleep(wait)
             if self._limiter.pause_left(queue.buckets) <= 0:
+                queue.placed += 1
                 return not self._stop.is_set() and not queue.parking
         return False
 
@@ -259,34 +273,35 @@ class Engine:
             await asyncio.gather(sleep, stop, return_exceptions=True)
 
     async def _cancellable(self, request: Coroutine[Any, Any, T]) -> T:
-        """Run a request so that the end of the drain can cut it."""
-        task = asyncio.create_task(request)
+        """A request that the end of the drain can cut."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._sends.add(task)
         try:
-            return await asyncio.shield(task)
+            return await request
         except asyncio.CancelledError:
-            this = asyncio.current_task()
-            if this is not None and this.cancelling():  # the whole engine ends, not only this request
-                task.cancel()
+            if task not in self._cut:  # the whole engine ends, not only this request
                 raise
+            task.uncancel()
             raise _Cut from None
         finally:
             self._sends.discard(task)
+            self._cut.discard(task)
 
     async def _send(self, lane: Lane, batch: Batch) -> None:
         queue, step = batch.queue, batch.step
         channel = queue.route.channel
-        try:
-            context = await self._cancellable(channel.prepare(step))
-        except _Cut:
-            self._back(batch)
-            return
-        except DeliveryError as error:
-            await self._not_sent(lane, batch, error)
-            return
-        jobs = await self._claim(batch, self._clock.now(), context)
+        window = WINDOW if batch.jobs[0].ahead else self._claims.size(lane, batch)
+        context: Mapping[str, str] = {}
+        if step.retransmit is not Retransmit.IDEMPOTENT:  # nobody looks for what can be sent again
+            prepared = await self._prepared(lane, batch)
+            if prepared is None:
+                return
+            context = prepared
+        jobs = batch.jobs if batch.jobs[0].ahead else await self._claims.claimed(lane, batch, window, context)
         if not jobs:
             return
+        for job in jobs:
+            job.ahead = False
         self._observer(Claimed(queue.route.name, queue.route.account.credential_id, len(jobs)))
         started, began = self._clock.now(), self._clock.monotonic()
         receipts: Mapping[str, Receipt]
@@ -308,8 +323,34 @@ class Engine:
             batch,
             jobs,
             receipts,
-            Answered(started, self._clock.now(), self._clock.monotonic() - began, context, status, digest, probe),
+            Answered(
+                started,
+                self._clock.now(),
+                self._clock.monotonic() - began,
+                context,
+                status,
+                digest,
+                probe,
+                together=window > 0,
+            ),
+            claimed=not isinstance(whole, Stopped),
         )
+
+    async def _prepared(self, lane: Lane, batch: Batch) -> Mapping[str, str] | None:
+        """What a look-up will need; None: these are not sent now."""
+        channel = batch.queue.route.channel
+        made = channel.exchanges
+        try:
+            context = await self._cancellable(channel.prepare(batch.step))
+        except _Cut:
+            self._back(batch)
+        except DeliveryError as error:
+            await self._not_sent(lane, batch, error)
+        else:
+            if channel.exchanges == made or await self._slot(batch):  # its own request has used the place
+                return context
+            self._back(batch)
+        return None
 
     async def _not_sent(self, lane: Lane, batch: Batch, error: DeliveryError) -> None:
         """``prepare`` failed: nothing was claimed and nothing was sent, whatever became of its own request."""
@@ -324,7 +365,9 @@ class Engine:
         """Ask the vendor which of these it has."""
         foreign = [job for job in batch.jobs if job.foreign]
         ours = [job for job in batch.jobs if not job.foreign]
-        taken = await self._claim(Batch(batch.queue, batch.step, batch.mode, foreign), None, {}) if foreign else []
+        taken = (
+            await self._claims.claim(Batch(batch.queue, batch.step, batch.mode, foreign), None, {}) if foreign else []
+        )
         jobs = ours + taken
         if not jobs:
             return
@@ -352,33 +395,15 @@ class Engine:
         """In doubt, and for a person to settle; but a row that says ``sending`` may be in another process's hands."""
         left = [job for job in batch.jobs if not job.crashed]
         sending = [job for job in batch.jobs if job.crashed]
-        taken = await self._claim(Batch(batch.queue, batch.step, batch.mode, sending), None, {}) if sending else []
+        taken = (
+            await self._claims.claim(Batch(batch.queue, batch.step, batch.mode, sending), None, {}) if sending else []
+        )
         await self._settler.hold(left + taken)
-
-    async def _claim(self, batch: Batch, now: datetime | None, context: Mapping[str, str]) -> list[Job]:
-        """Write the intents; those granted. ``now`` None: take over what is in doubt, as it is."""
-        intents = [
-            job.intent(batch.step, now or job.sent_at or self._clock.now(), job.context if job.in_doubt else context)
-            for job in batch.jobs
-        ]
-        claims = await self._ledger.claim(self._run_id, intents)
-        granted: list[Job] = []
-        crashed: list[Record] = []
-        for job, claim in zip(batch.jobs, claims, strict=True):
-            if not isinstance(claim, Granted):
-                await self._settler.refused(batch, job, claim)
-                continue
-            if job.crashed and job.sent_at is not None:
-                lost = job.attempt(batch.step, job.trigger, job.sent_at, None, snake(Ambiguous))
-                crashed.append(Record(attempt=lost))
-            job.granted(claim.target)
-            granted.append(job)
-        if crashed:
-            await self._ledger.record(self._run_id, crashed)
-        return granted
 
     def _note_health(self, lane: Lane, jobs: Sequence[Job], error: DeliveryError | None) -> None:
         """Tell the breaker: refused, DNS, time-out and 5xx count."""
+        if isinstance(error, Stopped):
+            return
         down = isinstance(error, (Transient, Ambiguous)) and (error.http_status is None or error.http_status >= 500)
         if not down:
             lane.breaker.succeeded()
@@ -412,8 +437,13 @@ class Engine:
                 self._report.parked[queue.route.account.credential_id] = queue.parking
                 await self._settler.release(queue, Outcome.UNPROCESSED, queue.parking.code, queue.parking.error)
             elif self._stop.is_set():
-                error = Transient("the run was stopped")
+                error = Transient(self._why_stopped)
                 await self._settler.release(queue, Outcome.UNPROCESSED, ErrorCode.RUN_STOPPED, error)
+
+
+def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 class _Cut(Exception):

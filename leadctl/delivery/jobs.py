@@ -59,6 +59,8 @@ class Job:
     rev: int | None = None
     #: The row is claimed by this run and says ``sending``.
     ours: bool = False
+    #: It was claimed in a window, and its request has not begun.
+    ahead: bool = False
     done: dict[str, str] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
     sent_at: datetime | None = None
@@ -74,6 +76,10 @@ class Job:
     main_done: bool = False
     #: A person asked to go on although it is in doubt and cannot be asked for.
     retry_unknown: bool = False
+    #: The vendor was asked, and could never tell.
+    untold: bool = False
+    #: It goes again all the same, for a person asked for that.
+    repeating: bool = False
     tries: int = 0
     attempts: int = 0
     spent: float = 0.0
@@ -102,8 +108,9 @@ class Job:
         return Delivery(self.lead, self.key, self.first_at, dict(self.done), context, self._may_repeat())
 
     def _may_repeat(self) -> bool:
-        blind = any(step.retransmit is Retransmit.BLIND for step in self.route.channel.steps)
-        return self.retry_unknown and blind
+        if self.repeating or not self.retry_unknown:
+            return self.repeating
+        return any(step.retransmit is Retransmit.BLIND for step in self.route.channel.steps)
 
     def mode(self, step: Step) -> "Mode":
         """Send, ask the vendor first, or leave it to a person."""
@@ -113,14 +120,14 @@ class Job:
             return Mode.HELD
         match step.retransmit:
             case Retransmit.LOOKUP:
-                return Mode.LOOK
+                return Mode.SEND if self.repeating else Mode.LOOK
             case Retransmit.IDEMPOTENT:
                 return Mode.SEND
             case Retransmit.BLIND:
                 return Mode.SEND if self.retry_unknown else Mode.HELD
 
     def facts(self, step: Step) -> Facts:
-        return Facts(step, self.tries, self.spent, self.in_doubt, self.route.hold)
+        return Facts(step, self.tries, self.spent, self.in_doubt, self.route.hold, self.retry_unknown)
 
     def intent(self, step: Step, now: datetime, context: Mapping[str, str]) -> Intent:
         """A wish to send; or, for a row in doubt that another process left, to take it over as it is."""
@@ -155,7 +162,7 @@ class Job:
     def adopt(self, target: Target) -> None:
         """Take over what the ledger's row says."""
         self.rev = target.rev
-        self.ours = False
+        self.ours = self.untold = self.repeating = False
         self.key = target.key
         self.first_at = target.first_at
         self.done = dict(target.done)
@@ -178,7 +185,7 @@ class Job:
     def accept(self, step: Step, done: Done) -> None:
         """The vendor has this step. A step with open parts is not done, but the delivery is there."""
         self.done.update(done.parts)
-        self.in_doubt = False
+        self.in_doubt = self.untold = self.repeating = False
         self.looks_done = self.look_failures = 0
         self.context = {}
         if not done.open:
@@ -194,14 +201,17 @@ class Job:
     def doubt(self, context: Mapping[str, str], sent_at: datetime, since: float) -> None:
         """The attempt just made may have been executed."""
         self.in_doubt = True
-        self.context = dict(context)
+        if self.repeating:  # once; and what was known before the first attempt bounds a look-up for both
+            self.repeating = self.retry_unknown = False
+        else:
+            self.context = dict(context)
         self.sent_at = sent_at
         self.since = since
         self.looks_done = self.look_failures = 0
 
     def absent(self) -> None:
         """Proven not to be there."""
-        self.in_doubt = False
+        self.in_doubt = self.untold = self.repeating = False
         self.context = {}
         self.looks_done = self.look_failures = 0
 

@@ -9,8 +9,19 @@ from leadctl.channelkit.spec import Bucket, Limit
 from leadctl.domain.buckets import BucketRow, grant, silenced
 from leadctl.domain.ports import Buckets, Clock
 
-#: The most places that a process takes ahead, whatever the rate.
-MOST_AHEAD = 100
+#: The most places that a process takes ahead, whatever the rate. Each taking is a durable transaction, and where the
+#: receiver is slower than its limit, most places are dropped unused.
+MOST_AHEAD = 1000
+#: Where nothing may leave at once, and places are so many seconds apart, each is taken when it is needed: one that was
+#: taken before and is used late comes too near to the next.
+ONE_AT_A_TIME = 0.05
+#: At the documented rate itself, this part of it is used: requests do not arrive as evenly as they leave.
+AT_THE_LIMIT = 0.97
+#: After a 429 the rate falls to this part of what it was, never below the least part of what is configured, and is back
+#: in so many seconds (divided by ``scale``): the vendor's other clients, or its sheet, leave less room than we thought.
+DECREASE = 0.7
+LEAST = 0.1
+RECOVERY = 300.0
 
 
 class LocalBuckets:
@@ -34,6 +45,8 @@ class LocalBuckets:
 class _State:
     """One bucket as this process knows it. Monotonic seconds: a clock that is set moves nothing of it."""
 
+    #: Seconds between places at the configured rate, and now.
+    base: float
     interval: float
     tolerance: float
     places: deque[float] = field(default_factory=deque)
@@ -41,7 +54,16 @@ class _State:
     #: Throttlings in a row, for our own back-off, and when the first of them came.
     throttled: int = 0
     throttled_since: float = 0.0
+    #: The part of the configured rate that is used, and when it was last raised.
+    part: float = 1.0
+    used: bool = False
+    raised_at: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def use(self, part: float, now: float) -> None:
+        """Use this part of the configured rate from now on."""
+        self.part = min(1.0, max(LEAST, part))
+        self.interval, self.raised_at = self.base / self.part, now
 
 
 class Limiter:
@@ -66,7 +88,7 @@ class Limiter:
         state = self._states.get(bucket.scope)
         if state is None:
             interval = bucket.limit.per / bucket.limit.rate / self._scale
-            state = _State(interval, interval * max(0.0, bucket.limit.burst - 1))
+            state = _State(interval, interval, interval * max(0.0, bucket.limit.burst - 1))
             self._states[bucket.scope] = state
         return state
 
@@ -78,8 +100,16 @@ class Limiter:
     def pause_length(self, buckets: Sequence[Bucket]) -> float:
         """Seconds of the longest pause, from its first 429 on: those with no success between them are one."""
         now = self._now()
-        states = [self._state(bucket) for bucket in buckets]
-        return max(0.0, *(s.paused_until - (s.throttled_since if s.throttled else now) for s in states))
+        longest = 0.0
+        for bucket in buckets:
+            state = self._state(bucket)
+            if state.throttled or state.paused_until > now:
+                longest = max(longest, state.paused_until - (state.throttled_since if state.throttled else now))
+        return longest
+
+    def within(self, buckets: Sequence[Bucket], seconds: float) -> int:
+        """How many requests the limits let through in so many seconds."""
+        return int(seconds / max(self._state(bucket).interval for bucket in buckets))
 
     async def reserve(self, buckets: Sequence[Bucket]) -> float:
         """Take one place in every bucket; seconds until it may be used."""
@@ -95,12 +125,17 @@ class Limiter:
                 state.places.popleft()  # used late, it would make a burst together with those behind it
             if not state.places:
                 count = max(1, min(MOST_AHEAD, int(self._ahead / state.interval)))
+                one = not state.tolerance and state.interval >= ONE_AT_A_TIME
+                count = (1 if state.used else 2) if one else count
                 unix = self._unix()
                 places, paused = await self._buckets.take(
                     bucket.scope, self._now() + unix, state.interval, state.tolerance, count
                 )
                 state.places.extend(place - unix for place in places)
                 state.paused_until = max(state.paused_until, paused - unix)
+                if one and not state.used:
+                    state.places.pop()  # the first request must connect before it: it arrives later than it leaves
+                state.used = True
             return state.places.popleft()
 
     def pause(self, buckets: Sequence[Bucket], seconds: float | None, scope: str | None) -> float:
@@ -113,6 +148,8 @@ class Limiter:
         state = self._state(chosen)
         if not state.throttled:
             state.throttled_since = self._now()
+        if state.paused_until <= self._now():  # those in flight together are one refusal
+            state.use(state.part * DECREASE, self._now())
         state.throttled += 1
         pause = seconds if seconds is not None else min(60.0, 2.0 ** (state.throttled - 1)) / self._scale
         state.paused_until = max(state.paused_until, self._now() + pause)
@@ -127,9 +164,12 @@ class Limiter:
             await self._buckets.silence(scope, until + self._unix())
 
     def passed(self, buckets: Sequence[Bucket]) -> None:
-        """A request was not throttled: our own back-off begins anew."""
-        for bucket in buckets:
-            self._state(bucket).throttled = 0
+        """A request was not throttled: our own back-off begins anew, and a lowered rate rises slowly."""
+        now = self._now()
+        for state in map(self._state, buckets):
+            state.throttled = 0
+            if state.part < 1.0:
+                state.use(state.part + (now - state.raised_at) * self._scale / RECOVERY, now)
 
 
 def overridden(buckets: Sequence[Bucket], rate: float, per: float) -> list[Bucket]:
@@ -142,4 +182,5 @@ def overridden(buckets: Sequence[Bucket], rate: float, per: float) -> list[Bucke
 
 def _raised(limit: Limit, rate: float, per: float) -> Limit:
     room = (limit.documented or rate) / limit.per * per - rate
+    rate = rate * AT_THE_LIMIT if limit.documented and room <= 0 else rate
     return Limit(rate, per, max(1.0, min(limit.burst, room)), limit.documented)

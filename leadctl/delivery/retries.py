@@ -46,6 +46,8 @@ class Facts:
     in_doubt: bool
     #: ``on_unknown = "hold"``: what is in doubt is left to a person.
     hold: bool = False
+    #: A person asked for it to go again where nobody can tell whether it is there.
+    repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def tries_spent(tries: int, policy: Policy) -> bool:
 def decide(error: DeliveryError, facts: Facts, policy: Policy) -> Move:
     """The error table of the design, as one function."""
     match error:
-        case Rejected() if facts.in_doubt and facts.step.retransmit is Retransmit.BLIND:
+        case Rejected() if facts.in_doubt and facts.step.retransmit is not Retransmit.IDEMPOTENT:
             return _UNKNOWN  # what is refused now may have been taken before: no key tells the vendor that it is one
         case Rejected():
             return Final(Outcome.REJECTED, ErrorCode.VENDOR_REJECTED)

@@ -20,6 +20,7 @@ from leadctl.domain.errors import (
     LimitReached,
     Rejected,
     Split,
+    Stopped,
     Throttled,
     Transient,
     Unusable,
@@ -41,6 +42,11 @@ def snake(kind: type[object]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
+def _is_end(record: Record) -> bool:
+    """Nothing follows that must wait for the commit."""
+    return record.item is not None and record.item.outcome is Outcome.DELIVERED
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """What is known of one request, beside its receipts. ``seconds``: how long it took."""
@@ -53,6 +59,8 @@ class Answered:
     digest: str | None
     #: It was sent to see whether an outage is over: that costs the delivery neither tries nor time.
     probe: bool = False
+    #: It is one of a window: what became of it may be committed a moment later, with others.
+    together: bool = False
 
 
 class Settler(Endings):
@@ -69,7 +77,7 @@ class Settler(Endings):
         *,
         claimed: bool = True,
     ) -> None:
-        """One answered request. ``claimed`` False: its deliveries were not claimed (``prepare`` failed)."""
+        """One answered request. ``claimed`` False: it never began (``prepare`` failed, or the run was stopped)."""
         records: list[Record] = []
         moves: list[Callable[[], None]] = []
         parking: DeliveryError | None = None
@@ -94,7 +102,10 @@ class Settler(Endings):
             batch.queue.accepted()
         if not throttled:
             self._limiter.passed(batch.queue.buckets)
-        await self._commit(records, moves)
+        if answered.together and all(_is_end(record) for record in records):
+            await self._commit_soon(records, moves)
+        else:
+            await self._commit(records, moves)
         if parking is not None:
             await self.park(batch.queue, parking)
         elif self._refuses_all(batch.queue):
@@ -143,7 +154,7 @@ class Settler(Endings):
         step, queue = batch.step, batch.queue
         if isinstance(error, Split) and not error.executed_maybe and size == 1:
             error = Rejected(error.message, vendor_code=error.vendor_code, http_status=error.http_status)
-        if isinstance(error, (Transient, Ambiguous)) and not answered.probe:
+        if isinstance(error, (Transient, Ambiguous)) and not isinstance(error, Stopped) and not answered.probe:
             job.tries += 1
         if isinstance(error, Ambiguous) or (isinstance(error, Split) and error.executed_maybe):
             now = self._clock.monotonic()
@@ -217,7 +228,8 @@ class Settler(Endings):
             queue.accepted_any = True
             job.accept(step, Done(finding.remote_id, finding.remote_url, finding.parts))
             return self._next(queue, job, attempt)
-        if isinstance(finding, Absent):
+        job.untold = isinstance(finding, CannotTell) and finding.final
+        if isinstance(finding, Absent) or job.untold:
             job.looks_done += self._is_proof(job, step, asked)
         else:
             job.look_failures += 1
@@ -225,6 +237,9 @@ class Settler(Endings):
         match move:
             case Look():
                 return self._requeue(queue, job, self._look_due(job, move), attempt)
+            case Again() if job.untold:
+                job.repeating = True
+                return self._requeue(queue, job, 0.0, attempt)
             case Again():
                 job.absent()
                 job.trigger = "retry"

@@ -8,6 +8,7 @@
     ├── NothingSelected             exit 3: no lead is selected, with --fail-on-empty
     ├── RunLocked                   exit 7: another process holds the run's lease
     ├── Declined                    exit 8: the operator said no
+    ├── Interrupted                 exit 129, 130, 143: a signal came before anything was sent
     ├── DatabaseUnreachable         exit 5: the same command later goes on
     └── DeliveryError               one request, or one place in a batch; never reaches the user as such
         ├── Rejected                refused as the lead is now: no retry
@@ -16,9 +17,11 @@
         ├── Throttled               not executed: the lane waits, costs no try
         ├── Split                   all-or-nothing refusal: named ones out, or the batch halved
         ├── Transient               surely not executed: retried with back-off
+        │   └── Stopped             the run was stopped while this one waited to begin: costs no try
         └── Ambiguous               it may have been executed: reconciled, never simply repeated
 """
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +83,17 @@ class Declined(LeadctlError):
 
     exit_code = 8
     code = "declined"
+
+
+class Interrupted(LeadctlError):
+    """A signal came before anything was sent."""
+
+    code = "interrupted"
+
+    def __init__(self, signal_number: int) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"interrupted by {name}; nothing was sent", hint="type the same command again")
+        self.exit_code = 128 + signal_number
 
 
 class DatabaseUnreachable(LeadctlError):
@@ -181,6 +195,10 @@ class Transient(DeliveryError):
     def __init__(self, message: str, *, retry_after: float | None = None, **details: Any) -> None:
         super().__init__(message, **details)
         self.retry_after = retry_after
+
+
+class Stopped(Transient):
+    """The run was stopped before the request began. It is no attempt, and costs no try."""
 
 
 class Ambiguous(DeliveryError):

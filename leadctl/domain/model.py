@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -114,7 +115,8 @@ class Destination:
         return f"{self.channel}:{_hash(self.account)}"
 
 
-def _hash(parts: Sequence[str]) -> str:
+@lru_cache(maxsize=8192)  # every delivery of a plan asks for its destination's
+def _hash(parts: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:24]
 
 
@@ -185,6 +187,8 @@ class CannotTell:
     """The look-up itself failed, or would not have shown it."""
 
     reason: str = ""
+    #: Asked again, the vendor could not tell either: only a person, or ``--retry-unknown``, ends the doubt.
+    final: bool = False
 
 
 Finding = Found | Absent | CannotTell

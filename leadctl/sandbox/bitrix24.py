@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -48,6 +48,7 @@ class Bitrix24Vendor(HttpVendor):
     """One portal with one webhook. The attributes below are switches for tests."""
 
     name = "bitrix24"
+    endings: ClassVar[Mapping[str, tuple[str, str]]] = {"error_body": ("rejected", "rejected")}
 
     def __init__(self, judge: Judge, faults: Faults, *, scale: float = 1.0) -> None:
         super().__init__(judge, faults, scale=scale)

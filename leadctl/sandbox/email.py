@@ -28,7 +28,7 @@ import ssl
 from collections import Counter
 from collections.abc import Mapping
 from email.header import decode_header, make_header
-from typing import Any
+from typing import Any, ClassVar
 
 from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session
 
@@ -67,6 +67,7 @@ class EmailVendor(Vendor):
     """The server. The attributes may be changed before, and the limits also after, ``start``."""
 
     name = "email"
+    endings: ClassVar[Mapping[str, tuple[str, str]]] = {"server_error": ("delivered", "failed")}
     #: Speaks TLS with this; ``implicit_tls`` from the first byte, else after STARTTLS.
     tls: ssl.SSLContext | None = None
     implicit_tls = False

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -193,6 +193,11 @@ class TelegramVendor(HttpVendor):
     """One bot. ``chats`` may be changed by tests: kick the bot, close a topic, let a group migrate."""
 
     name = "telegram"
+    endings: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "error_body": ("rejected", "rejected"),
+        "broken_answer": ("delivered", "delivered"),
+        "half_batch": ("delivered", "delivered"),
+    }
 
     def __init__(self, judge: Judge, faults: Faults, *, scale: float = 1.0) -> None:
         super().__init__(judge, faults, scale=scale)

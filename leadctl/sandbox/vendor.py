@@ -17,6 +17,9 @@ class Vendor(ABC):
     """One emulated account. ``name`` is the channel's name; ``scale`` multiplies the vendor's limits."""
 
     name: ClassVar[str]
+    #: Where a ``resend`` ends otherwise than leadctl.testing.fault_matrix expects of a channel of its kind: fault → the
+    #: words of its legend, for the fault met once, and by each of three tries.
+    endings: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self, judge: Judge, faults: Faults, *, scale: float = 1.0) -> None:
         self.judge = judge

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 from aiohttp import web
@@ -59,6 +59,11 @@ class WebhooksVendor(HttpVendor):
     """One endpoint. ``secrets`` are those that it accepts; without any it takes unsigned events."""
 
     name = "webhooks"
+    endings: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "error_body": ("rejected", "rejected"),
+        "broken_answer": ("delivered", "delivered"),
+        "half_batch": ("delivered", "delivered"),
+    }
 
     def __init__(self, judge: Judge, faults: Faults, *, scale: float = 1.0) -> None:
         super().__init__(judge, faults, scale=scale)

@@ -9,6 +9,7 @@ from typing import Self
 from leadctl.channelkit.channel import Toolbox
 from leadctl.channelkit.network import NetworkGuard
 from leadctl.channelkit.sessions import Sessions
+from leadctl.channelkit.stopping import Stopping
 from leadctl.domain.clock import SystemClock
 from leadctl.domain.events import Event
 from leadctl.domain.masking import Secrets
@@ -30,6 +31,7 @@ class App:
         self.guard = NetworkGuard(loaded.settings.network.allow_private)
         self.secrets = Secrets()
         self.sessions = Sessions()
+        self.stopping = Stopping()
         self.clock = SystemClock()
         #: Where channels tell what a person should know; a sending command sets it to its observer.
         self.notify: Callable[[Event], None] = _ignore
@@ -58,6 +60,7 @@ class App:
             notify=self._tell,
             secrets=self.secrets,
             sessions=self.sessions,
+            stopping=self.stopping,
             scale=self.settings.limits.scale,
         )
 

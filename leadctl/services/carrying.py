@@ -1,6 +1,8 @@
 """The engine in a thread of its own: works inside a running event loop too, and leaves signals to the caller."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from leadctl.delivery.engine import Engine, EngineReport
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
 
 
+OVERDUE = "the time of --finish-by is over"
+
+
 def carry(
     app: "App",
     planning: Planning,
@@ -33,13 +38,22 @@ def carry(
     expected: int,
     retry_unknown: bool,
     bulk: bool,
+    share: float = 1.0,
+    finish_by: datetime | None = None,
 ) -> int:
     """Send the run's pending deliveries, give every one its outcome, and return the exit code.
 
     ``expected``: how many deliveries the plan put into the run; their outcomes must add up to it.
+    ``share``: the part of every limit that is used. ``finish_by``: when the run stops by itself.
     """
-    report = _in_thread(app, planning, run_id, observer, stop, retry_unknown=retry_unknown, bulk=bulk)
-    _close(app, run_id, report)
+    scale = app.settings.limits.scale * share
+    limiter = Limiter(app.clock, scale, BucketRows(app.ledger), ahead=1.0 if bulk else 0.0)
+    seconds = None if finish_by is None else max(0.0, (finish_by - app.clock.now()).total_seconds())
+    report = _in_thread(
+        app, planning, run_id, limiter, observer, stop, retry_unknown=retry_unknown, bulk=bulk, seconds=seconds
+    )
+    overdue = finish_by is not None and stop.signal is None
+    _close(app, run_id, report, OVERDUE if overdue else "the run was stopped")
     check_sums(run_id, expected, app.ledger.outcome_counts(run_id))
     return _exit_code(app, planning, run_id, report, stop)
 
@@ -48,17 +62,18 @@ def _in_thread(
     app: "App",
     planning: Planning,
     run_id: str,
+    limiter: Limiter,
     observer: Observer,
     stop: StopSwitch,
     *,
     retry_unknown: bool,
     bulk: bool,
+    seconds: float | None,
 ) -> EngineReport:
     async def main() -> EngineReport:
         writer = LedgerWriter(app.ledger, app.leases, app.leases.open_holder(), secrets=app.secrets, observer=observer)
         settings = app.settings
         try:
-            limiter = Limiter(app.clock, settings.limits.scale, BucketRows(app.ledger), ahead=1.0 if bulk else 0.0)
             engine = Engine(
                 run_id=run_id,
                 ledger=writer,
@@ -72,7 +87,15 @@ def _in_thread(
                 drain=settings.send.drain,
             )
             loop = asyncio.get_running_loop()
-            stop.listen(lambda: _call(loop, engine))
+            app.stopping.begin()
+
+            def halt(*why: str) -> None:
+                app.stopping.stop()
+                engine.stop(*why)
+
+            stop.listen(lambda: _call(loop, halt))
+            if seconds is not None:
+                loop.call_later(seconds, halt, OVERDUE)
             queues = Workload(app, planning.router, run_id, writer, retry_unknown=retry_unknown).queues()
             try:
                 report = await engine.run(queues)
@@ -88,19 +111,19 @@ def _in_thread(
     return in_own_loop(main)
 
 
-def _call(loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+def _call(loop: asyncio.AbstractEventLoop, halt: Callable[[], None]) -> None:
     if not loop.is_closed():
-        loop.call_soon_threadsafe(engine.stop)
+        loop.call_soon_threadsafe(halt)
 
 
-def _close(app: "App", run_id: str, report: EngineReport) -> None:
+def _close(app: "App", run_id: str, report: EngineReport, why_stopped: str) -> None:
     """What was never begun: by the credential's parking, or by the stop."""
     for credential_id, parking in report.parked.items():
         # The vendor's words may repeat what it was sent.
         message = mask_personal(app.secrets.hide(parking.error.message))
         app.ledger.close_unsent(run_id, message, code=parking.code, credential_id=credential_id)
     if report.stopped:
-        app.ledger.close_unsent(run_id, "the run was stopped")
+        app.ledger.close_unsent(run_id, why_stopped)
     # A credential that vanished between plan and send (switched off, corrected into something invalid).
     message = "the credential was changed or switched off while the run was going on"
     app.ledger.close_unsent(run_id, message, code=ErrorCode.CREDENTIAL_REFUSED)
@@ -109,13 +132,14 @@ def _close(app: "App", run_id: str, report: EngineReport) -> None:
 def _exit_code(app: "App", planning: Planning, run_id: str, report: EngineReport, stop: StopSwitch) -> int:
     counts = app.ledger.verdict_counts(run_id)
     verdicts: dict[tuple[Outcome, ErrorCode | None], int] = {}
-    held = 0
+    held, untold = 0, dict(report.untold)
     for (credential_id, outcome, code), number in counts.items():
         key = (outcome, ErrorCode(code) if code else None)
         verdicts[key] = verdicts.get(key, 0) + number
         route = planning.router.route(credential_id)
         if outcome is Outcome.UNKNOWN and route is not None and route.held:
             held += number
+            untold.pop(credential_id, None)
     if report.bug:
         verdicts[Outcome.UNKNOWN, ErrorCode.BUG] = verdicts.get((Outcome.UNKNOWN, ErrorCode.BUG), 0) or 1
     totals = planning.totals
@@ -123,7 +147,7 @@ def _exit_code(app: "App", planning: Planning, run_id: str, report: EngineReport
         verdicts,
         not_found=totals.not_found,
         invalid_credentials=totals.invalid_credentials,
-        held_unknown=held,
+        held_unknown=held + sum(untold.values()),
         parked=[parking.code for parking in report.parked.values()],
         signal=stop.signal if report.stopped else None,
     )

@@ -20,7 +20,7 @@ from leadctl.services.shapes import (
     run_document,
     timestamp,
 )
-from leadctl.services.verdicts import advice
+from leadctl.services.verdicts import IN_DOUBT, advice
 from leadctl.store.credentials import load_credentials
 from leadctl.store.leads import heads_by_ids
 from leadctl.store.rows import AttemptRow, ErrorGroup, History, ItemRow, RunRow
@@ -128,14 +128,18 @@ def run_groups(app: "App", run_id: str, global_options: Sequence[str] = ()) -> l
     groups = app.ledger.group_errors(run_id)
     accounts = {account.credential_id: account for account in load_credentials(app.db)} if groups else {}
     missing = _missing_group(app, run_id)
+    run = app.ledger.run(run_id)
+    for_a_person = run is not None and run.exit_code == IN_DOUBT
     return [
         *missing,
-        *(_group(group, accounts.get(group.credential_id), run_id, global_options) for group in groups),
+        *(_group(group, accounts.get(group.credential_id), run_id, global_options, for_a_person) for group in groups),
     ]
 
 
-def _group(group: ErrorGroup, account: Account | None, run_id: str, global_options: Sequence[str]) -> dict[str, Any]:
-    held = is_held(group.channel, account.settings if account else {})
+def _group(
+    group: ErrorGroup, account: Account | None, run_id: str, global_options: Sequence[str], for_a_person: bool
+) -> dict[str, Any]:
+    held = for_a_person or is_held(group.channel, account.settings if account else {})
     return {
         "channel": group.channel,
         "credential_id": group.credential_id,

@@ -4,21 +4,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from leadctl.domain.model import Lead, LeadId, LeadPlan, PlannedDelivery, Skip, Target
+from leadctl.domain.ids import UniqueIds
+from leadctl.domain.model import CredentialId, ExternalId, Lead, LeadId, LeadPlan, PlannedDelivery, Skip, Target
 from leadctl.domain.outcomes import PlanState, SkipReason, TargetState
 from leadctl.services.requests import LeadSelection, PlanTotals, Selectors
-from leadctl.services.routing import OpenRoute, Router, Routing, Via
+from leadctl.services.routing import MEMO, OpenRoute, Router, Routing, Via
 from leadctl.services.shapes import MAX_ENTRIES, not_found_entry
-from leadctl.store.leads import LeadFilter, LeadHead, Standing, classify, iter_heads, load_leads
+from leadctl.store.leads import CONTENT, LeadFilter, LeadHead, Standing, classify, head_pages, load_leads
 
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
 
 #: Leads that are planned together: one query each for heads, targets and, where needed, the leads' texts.
-PAGE = 500
+PAGE = 1000
 
 _STATES: Mapping[TargetState, PlanState] = {
     TargetState.IDLE: PlanState.NEW,
@@ -44,6 +45,48 @@ class _Sums:
     oldest: datetime | None = None
     by_channel: Counter[str] = field(default_factory=Counter)
     by_state: Counter[str] = field(default_factory=Counter)
+    by_credential: Counter[CredentialId] = field(default_factory=Counter)
+    in_doubt: Counter[CredentialId] = field(default_factory=Counter)
+
+    def note_age(self, created_at: datetime | None) -> None:
+        """A lead of that age has something to send."""
+        if created_at is not None and (self.oldest is None or created_at < self.oldest):
+            self.oldest = created_at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What is planned for every lead of one entity and project that the ledger knows nothing of."""
+
+    entity: ExternalId | None
+    project: ExternalId | None
+    routing: Routing
+
+    def plan(self, lead_id: LeadId) -> LeadPlan:
+        """The plan of such a lead."""
+        deliveries = tuple(
+            PlannedDelivery(lead_id, route.account, route.destination, via, PlanState.NEW)
+            for route, via in self.routing.routes
+        )
+        return LeadPlan(
+            lead_id, self.entity, self.project, deliveries, (), self.routing.skips, self.routing.warnings
+        )  # fmt: skip
+
+    def refuses(self, lead: Lead | None) -> bool:
+        """Whether some channel does not take the lead. None: no channel wants to see it."""
+        if lead is None:
+            return False
+        return any(route.channel.problems(lead) for route, _ in self.routing.routes if route.channel.judged)
+
+
+#: A lead and its plan, or the shape of it.
+Entry = tuple[LeadId, Shape | LeadPlan]
+
+
+def plan_of(entry: Entry) -> LeadPlan:
+    """The whole plan of a lead."""
+    lead_id, found = entry
+    return found if isinstance(found, LeadPlan) else found.plan(lead_id)
 
 
 class Planning:
@@ -68,6 +111,12 @@ class Planning:
         self._forced = forced
         self._retry_unknown = retry_unknown
         self._sums = _Sums()
+        self._shape = lru_cache(MEMO)(self._new_shape)
+        #: How many leads fit each shape, as far as they are not in the sums yet.
+        self._fresh: Counter[Shape] = Counter()
+
+    def _new_shape(self, entity: ExternalId | None, project: ExternalId | None) -> Shape:
+        return Shape(entity, project, self.router.for_lead(entity, project))
 
     def __iter__(self) -> Iterator[LeadPlan]:
         for page in self.pages():
@@ -75,13 +124,19 @@ class Planning:
 
     def pages(self) -> Iterator[list[LeadPlan]]:
         """The plans in pages; ``standings`` holds the ids of the page just yielded."""
-        if self._selection.ids is None:
-            heads = iter_heads(self._app.db, None, self._filter)
-            while page := list(islice(heads, PAGE)):
-                self.standings = [(head.id, "planned") for head in page]
-                yield self._plan_page(page)
+        for page in self.entries():
+            yield [plan_of(entry) for entry in page]
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """:meth:`pages` without what leads have in common: a shape stands for the plan of all leads that it fits."""
+        asked = self._selection.ids
+        if asked is None:
+            for page in head_pages(self._app.db, self._filter, PAGE):
+                if page:
+                    self.standings = [(head.id, "planned") for head in page]
+                    yield self._plan_page(page)
             return
-        for ids in _slices(list(dict.fromkeys(self._selection.ids)), PAGE):
+        for ids in _slices(asked if isinstance(asked, UniqueIds) else UniqueIds(asked), PAGE):
             rows = list(classify(self._app.db, ids, self._filter))
             self.standings = [(identity, standing) for identity, standing, _ in rows]
             missing = [identity for identity, standing, _ in rows if standing == "not_found"]
@@ -90,26 +145,49 @@ class Planning:
             self.not_found += missing[: max(0, MAX_ENTRIES - len(self.not_found))]
             yield self._plan_page([head for _, standing, head in rows if standing == "planned" and head is not None])
 
-    def _plan_page(self, heads: Sequence[LeadHead]) -> list[LeadPlan]:
-        routings = [self.router.for_lead(head.external_entity_id, head.external_project_id) for head in heads]
-        known = self._app.ledger.targets_for([head.id for head in heads])
-        leads = self._texts(heads, routings, known)
-        return [
-            self._plan_lead(head, routing, known.get(head.id, []), leads.get(head.id))
-            for head, routing in zip(heads, routings, strict=True)
-        ]
+    def _plan_page(self, heads: Sequence[LeadHead]) -> list[Entry]:
+        shapes = [self._shape(head.external_entity_id, head.external_project_id) for head in heads]
+        known = self._known([head.id for head in heads])
+        leads = self._texts(heads, shapes, known)
+        if not known and not leads and self._app.ledger.restored_at is None:
+            self._count_fresh(heads, shapes)
+            return [(head.id, shape) for head, shape in zip(heads, shapes, strict=True)]
+        return [self._plan_one(head, shape, known, leads) for head, shape in zip(heads, shapes, strict=True)]
+
+    def _known(self, ids: Sequence[LeadId]) -> Mapping[LeadId, Sequence[Target]]:
+        known = self._app.ledger.known_among(ids)
+        return self._app.ledger.targets_for(known) if known else {}
+
+    def _plan_one(
+        self,
+        head: LeadHead,
+        shape: Shape,
+        known: Mapping[LeadId, Sequence[Target]],
+        leads: Mapping[LeadId, Lead],
+    ) -> Entry:
+        rows, lead = known.get(head.id), leads.get(head.id)
+        if rows or is_forgotten(self._app.ledger.restored_at, head.created_at, None) or shape.refuses(lead):
+            return head.id, self._plan_lead(head, shape.routing, rows or (), lead)
+        self._count_fresh([head], [shape])
+        return head.id, shape
 
     def _texts(
-        self, heads: Sequence[LeadHead], routings: Sequence[Routing], known: Mapping[LeadId, Sequence[Target]]
+        self, heads: Sequence[LeadHead], shapes: Sequence[Shape], known: Mapping[LeadId, Sequence[Target]]
     ) -> Mapping[LeadId, Lead]:
         """The leads whose texts the plan depends on: a channel judges them, or they were rejected before."""
+        rejected = {
+            lead_id for lead_id, rows in known.items() if any(row.state is TargetState.REJECTED for row in rows)
+        }
+        columns = frozenset().union(*{shape.routing.judged for shape in shapes})
         wanted = [
             head.id
-            for head, routing in zip(heads, routings, strict=True)
-            if any(route.judges_leads for route, _ in routing.routes)
-            or any(target.state is TargetState.REJECTED for target in known.get(head.id, ()))
-        ]
-        return load_leads(self._app.db, wanted) if wanted else {}
+            for head, shape in zip(heads, shapes, strict=True)
+            if shape.routing.judged or head.id in rejected
+        ] if columns or rejected else []  # fmt: skip
+        if not wanted:
+            return {}
+        # Whether the lead was changed since it was rejected, all of it tells.
+        return load_leads(self._app.db, wanted, CONTENT if rejected else columns)
 
     def _plan_lead(self, head: LeadHead, routing: Routing, known: Sequence[Target], lead: Lead | None) -> LeadPlan:
         deliveries: list[PlannedDelivery] = []
@@ -128,8 +206,8 @@ class Planning:
         self._sums.already += len(already)
         self._sums.skipped += len(skips)
         self._sums.invalid += routing.invalid
-        if deliveries and head.created_at is not None:
-            self._sums.oldest = min(self._sums.oldest or head.created_at, head.created_at)
+        if deliveries:
+            self._sums.note_age(head.created_at)
         return LeadPlan(
             head.id, head.external_entity_id, head.external_project_id,
             tuple(deliveries), tuple(already), tuple(skips), routing.warnings,
@@ -177,12 +255,36 @@ class Planning:
         sums = self._sums
         sums.by_channel[planned.account.channel] += 1
         sums.by_state[str(planned.state)] += 1
-        if planned.state is PlanState.UNKNOWN and route.held and not self._retry_unknown:
-            sums.held += 1
+        sums.by_credential[planned.account.credential_id] += 1
+        if planned.state is PlanState.UNKNOWN:
+            sums.in_doubt[planned.account.credential_id] += 1
+            if route.held and not self._retry_unknown:
+                sums.held += 1
+
+    def _count_fresh(self, heads: Sequence[LeadHead], shapes: Sequence[Shape]) -> None:
+        times = (h.created_at for h, shape in zip(heads, shapes, strict=True) if shape.routing.routes)
+        self._sums.note_age(min((moment for moment in times if moment is not None), default=None))
+        self._fresh.update(shapes)
+        if len(self._fresh) > MEMO:
+            self._add_fresh()
+
+    def _add_fresh(self) -> None:
+        sums, fresh = self._sums, self._fresh
+        for shape, number in fresh.items():
+            routing = shape.routing
+            sums.leads += number
+            sums.skipped += number * len(routing.skips)
+            sums.invalid += number * routing.invalid
+            sums.by_state[str(PlanState.NEW)] += number * len(routing.routes)
+            for route, _ in routing.routes:
+                sums.by_channel[route.account.channel] += number
+                sums.by_credential[route.account.credential_id] += number
+        fresh.clear()
 
     @property
     def totals(self) -> PlanTotals:
         """The sums so far; all of them after the last page."""
+        self._add_fresh()
         sums = self._sums
         return PlanTotals(
             leads=sums.leads,
@@ -192,10 +294,12 @@ class Planning:
             already_delivered=sums.already,
             skipped=sums.skipped,
             by_channel=dict(sorted(sums.by_channel.items())),
-            by_state=dict(sorted(sums.by_state.items())),
+            by_state=dict(sorted((+sums.by_state).items())),
             invalid_credentials=sums.invalid,
             held_unknown=sums.held,
             oldest=sums.oldest,
+            by_credential=dict(sums.by_credential),
+            in_doubt=dict(sums.in_doubt),
         )
 
     def errors(self) -> list[dict[str, Any]]:
@@ -221,9 +325,9 @@ def is_forgotten(restored_at: datetime | None, created_at: datetime | None, row:
 
 def _is_at(row: Target, route: OpenRoute) -> bool:
     """Proof: at that destination, whoever carried it, or by this credential to the same account."""
-    if row.destination == route.destination.key:
+    if row.destination == route.key:
         return True
-    return row.credential_id == route.account.credential_id and row.account == route.destination.account_key
+    return row.credential_id == route.account.credential_id and row.account == route.account_key
 
 
 def _slices(ids: Sequence[LeadId], size: int) -> Iterator[Sequence[LeadId]]:

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from leadctl.domain.model import LeadId
+from leadctl.domain.model import CredentialId, LeadId
+
+if TYPE_CHECKING:
+    from leadctl.services.estimating import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class SendRequest:
     #: How long to wait for the run's lease before giving up with exit 7.
     wait: float = 0.0
     fail_on_empty: bool = False
+    #: The part of every limit that the run may use.
+    share: float = 1.0
+    #: What has not been sent by then is left to the next run. Aware.
+    finish_by: datetime | None = None
     results_dir: Path | None = None
     #: The global options as they were typed, to be repeated in ``next_command``.
     global_options: tuple[str, ...] = ()
@@ -80,6 +87,9 @@ class PlanTotals:
     held_unknown: int = 0
     #: Creation time of the oldest lead with something to send.
     oldest: datetime | None = None
+    #: Planned deliveries by credential, and how many of them are in doubt.
+    by_credential: Mapping[CredentialId, int] = field(default_factory=dict)
+    in_doubt: Mapping[CredentialId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +101,5 @@ class Question:
     #: The ledger knows of no earlier send at all.
     nothing_known: bool
     forced: bool = False
+    #: Of a bulk run, the slowest channel first.
+    estimates: Sequence["Estimate"] = ()

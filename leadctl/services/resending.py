@@ -1,14 +1,11 @@
 """Sending: plan, ask, claim, send, and say what happened. ``resend`` and ``bulk-resend`` are one path."""
 
-import hashlib
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadctl.domain.errors import ConfigError, LeadctlError, NothingSelected, RunLocked
@@ -18,11 +15,13 @@ from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus, Ta
 from leadctl.domain.ports import Observer
 from leadctl.services.carrying import carry
 from leadctl.services.checks import check_limits
+from leadctl.services.estimating import WORTH_SAYING, check_deadline, estimate_plan
 from leadctl.services.inspecting import RUN_LEASE, run_report
 from leadctl.services.planning import Planning, plan_leads
-from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
+from leadctl.services.requests import PlanTotals, Question, SendRequest
 from leadctl.services.restoring import clear_when_settled, write_doubts
 from leadctl.services.results import ResultsDir
+from leadctl.services.selections import as_options, from_options, selection_digest
 from leadctl.services.shapes import run_status, timestamp
 from leadctl.services.stopping import StopSwitch
 from leadctl.store.leases import process_info
@@ -37,26 +36,30 @@ Confirm = Callable[[Question], None]
 def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observer, stop: StopSwitch) -> dict[str, Any]:
     """Send what is missing. Returns the document ``leadctl.run/1``.
 
-    Raises ConfigError, NothingSelected, RunLocked, Declined (from ``confirm``) before anything is sent, and
-    DatabaseUnreachable at any time (the same command goes on later).
+    Raises ConfigError, NothingSelected, RunLocked, Interrupted and Declined (from ``confirm``) before anything is sent,
+    and DatabaseUnreachable at any time (the same command goes on later).
     """
     digest = selection_digest(request)
     with _lease(app, digest, request.wait, stop):
-        planning = _preview(app, request)
+        planning = _preview(app, request, stop)
         totals = planning.totals
         if request.fail_on_empty and not totals.leads and not totals.not_found:
             raise NothingSelected("no lead is selected", hint="see what the selection holds with: leadctl plan")
         check_limits(app, planning.router)
+        estimates = estimate_plan(app, planning, request.share) if request.command == "bulk-resend" else []
+        check_deadline(app, request, estimates)
         results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
         if totals.deliveries:
-            confirm(Question(request.command, totals, not app.ledger.has_any_proof(), bool(request.force_reason)))
+            nothing_known = not app.ledger.has_any_proof()
+            stop.check()
+            confirm(Question(request.command, totals, nothing_known, bool(request.force_reason), estimates))
         earlier = _take_over(app, request, digest)
         app.ledger.make()
         run = app.ledger.new_run(
             request.command,
             digest,
             now=app.clock.now(),
-            options=_options(request),
+            options=as_options(request),
             total_count=UNPLANNED,
             reason=request.force_reason,
         )
@@ -71,7 +74,7 @@ def resume(
     run = app.ledger.run(run_id)
     if run is None:
         raise ConfigError(f"there is no run {run_id} in the ledger {app.ledger.location}", hint="see: leadctl runs")
-    request = replace(_request(run), global_options=tuple(global_options))
+    request = replace(from_options(run), global_options=tuple(global_options))
     with _lease(app, run.selection_digest, 0.0, stop):
         if run.status not in (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED):
             observer(RunEvent("nothing_to_resume", "warning", {"run_id": run_id, "status": run.status.value}))
@@ -87,7 +90,7 @@ def resume(
         ids = [identity for page in ledger.run_lead_ids(run_id) for identity in page]
         leads = replace(request.leads, ids=ids, by_name=request.leads.by_name)
         request = replace(request, leads=leads)
-        check_limits(app, _preview(app, request).router)
+        check_limits(app, _preview(app, request, stop).router)
         results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
         return _Run(app, request, run, observer, stop, results).go_on()
 
@@ -96,91 +99,14 @@ def resume(
 UNPLANNED = -1
 
 
-def selection_digest(request: SendRequest) -> str:
-    """One run at a time for the same command and selection: this names it."""
-    ids = hashlib.sha256()
-    for identity in request.leads.ids or ():
-        ids.update(f"{identity}\n".encode())
-    parts = [
-        request.command,
-        ids.hexdigest() if request.leads.ids is not None else None,
-        *(_filters(request.leads) if not request.leads.typed else (request.leads.project, request.leads.entity)),
-        *request.leads.typed,
-        *_selector_options(request.selectors).values(),
-        bool(request.force_reason),
-    ]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
-
-
-def _filters(leads: LeadSelection) -> list[str | None]:
-    return [leads.project, leads.entity, _time(leads.since), _time(leads.until)]
-
-
-def _time(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
-
-
-def _selector_options(selectors: Selectors) -> dict[str, Any]:
-    return {
-        "channels": sorted(selectors.channels),
-        "skip_channels": sorted(selectors.skip_channels),
-        "credentials": sorted(selectors.credentials),
-        "credentials_file": str(selectors.credentials_file.resolve()) if selectors.credentials_file else None,
-        "settings_file": str(selectors.settings_file.resolve()) if selectors.settings_file else None,
-    }
-
-
-def _options(request: SendRequest) -> dict[str, Any]:
-    """All that going on needs, for the run's row."""
-    return {
-        **_selector_options(request.selectors),
-        "filters": _filters(request.leads),
-        "named": request.leads.named,
-        "force_reason": request.force_reason,
-        "retry_unknown": request.retry_unknown,
-        "results_dir": str(request.results_dir.resolve()) if request.results_dir else None,
-    }
-
-
-def _request(run: RunRow) -> SendRequest:
-    """The request of a run that the ledger kept; its ids are read apart."""
-    kept = run.options
-    project, entity, since, until = kept.get("filters", [None] * 4)
-    return SendRequest(
-        command="resend" if run.command == "resend" else "bulk-resend",
-        leads=LeadSelection(
-            (),
-            project,
-            entity,
-            datetime.fromisoformat(since) if since else None,
-            datetime.fromisoformat(until) if until else None,
-            by_name=bool(kept.get("named")),
-        ),
-        selectors=Selectors(
-            tuple(kept.get("channels", ())),
-            tuple(kept.get("skip_channels", ())),
-            tuple(kept.get("credentials", ())),
-            _path(kept.get("credentials_file")),
-            _path(kept.get("settings_file")),
-        ),
-        force_reason=kept.get("force_reason"),
-        retry_unknown=bool(kept.get("retry_unknown")),
-        results_dir=_path(kept.get("results_dir")),
-    )
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
-
-
 @contextmanager
 def _lease(app: "App", digest: str, wait: float, stop: StopSwitch) -> Iterator[None]:
-    """The lease of a selection: it dies with this process. Raises RunLocked."""
+    """The lease of a selection: it dies with this process. Raises RunLocked, Interrupted."""
     name = RUN_LEASE.format(source=app.ledger.source, digest=digest)
     info = process_info(since=app.clock.now().isoformat(timespec="seconds"))
     left = wait
     while (lease := app.leases.acquire(name, info)) is None:
-        if left <= 0 or stop.wait(min(1.0, left)):
+        if left <= 0:
             holder = app.leases.holder_info(name) or {}
             raise RunLocked(
                 f"this selection is being sent already: by {holder.get('who', 'somebody')} on "
@@ -188,6 +114,8 @@ def _lease(app: "App", digest: str, wait: float, stop: StopSwitch) -> Iterator[N
                 f"since {holder.get('since', 'a moment ago')}",
                 hint="watch it with: leadctl runs list --unfinished, then: leadctl runs show RUN; or wait: --wait 10m",
             )
+        stop.wait(min(1.0, left))
+        stop.check()
         left -= 1.0
     with lease:
         yield
@@ -203,11 +131,11 @@ def _plan(app: "App", request: SendRequest) -> Planning:
     )
 
 
-def _preview(app: "App", request: SendRequest) -> Planning:
-    """The whole plan, for its sums only."""
+def _preview(app: "App", request: SendRequest, stop: StopSwitch) -> Planning:
+    """The whole plan, for its sums only. Raises Interrupted."""
     planning = _plan(app, request)
     for _ in planning.pages():
-        pass
+        stop.check()
     return planning
 
 
@@ -401,6 +329,7 @@ class _Run:
         started = {"run_id": run_id, "command": self._request.command, "leads": totals.leads,
                    "deliveries": sum(by_channel.values()), "by_channel": by_channel}  # fmt: skip
         self._observe(RunEvent("run_started", "info", started))
+        self._say_estimates(planning)
         exit_code = carry(
             self._app,
             planning,
@@ -410,6 +339,8 @@ class _Run:
             expected=self._expected,
             retry_unknown=self._request.retry_unknown,
             bulk=self._request.command == "bulk-resend",
+            share=self._request.share,
+            finish_by=self._request.finish_by,
         )
         outcomes = ledger.outcome_counts(run_id)
         unprocessed = sum(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
@@ -427,6 +358,14 @@ class _Run:
             )
         )
         return document
+
+    def _say_estimates(self, planning: Planning) -> None:
+        if self._request.command != "bulk-resend":
+            return
+        for one in estimate_plan(self._app, planning, self._request.share):
+            fields = {"channel": one.channel, "deliveries": one.deliveries, "requests": one.requests,
+                      "look_ups": one.look_ups, "at_least_s": round(one.seconds, 1)}  # fmt: skip
+            self._observe(RunEvent("estimated", "info" if one.seconds >= WORTH_SAYING else "debug", fields))
 
     def _pending_by_channel(self) -> dict[str, int]:
         waiting: dict[str, int] = {}

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from leadctl.channelkit.channel import Channel
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 Via = tuple[str, ...]
 
+#: How many routings are remembered: of the entities and projects met last. A million leads may have as many pairs.
+MEMO = 4096
+FROM_FILE: Via = ("file",)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenRoute:
@@ -28,6 +33,9 @@ class OpenRoute:
     account: Account
     channel: Channel[Any, Any]
     destination: Destination
+    #: Of the destination; worked out once, since every lead asks for them.
+    key: str
+    account_key: str
 
     @property
     def held(self) -> bool:
@@ -35,13 +43,8 @@ class OpenRoute:
         blind = any(step.retransmit is Retransmit.BLIND for step in self.channel.steps)
         return blind or self.channel.settings.on_unknown == "hold"
 
-    @property
-    def judges_leads(self) -> bool:
-        """Whether the channel has an opinion on which leads it takes."""
-        return type(self.channel).problems is not Channel.problems
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Routing:
     """The routes of one (entity, project), in the order of the credentials' ids."""
 
@@ -49,6 +52,8 @@ class Routing:
     skips: tuple[Skip, ...] = ()
     warnings: tuple[str, ...] = ()
     invalid: int = 0
+    #: The lead's columns that the routes' channels judge it by.
+    judged: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -67,7 +72,6 @@ class Router:
     _accounts: dict[CredentialId, Account] = field(default_factory=dict)
     _from_file: tuple[CredentialId, ...] = ()
     _opened: dict[CredentialId, OpenRoute | _Refused] = field(default_factory=dict)
-    _memo: dict[tuple[str | None, str | None], Routing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         overrides = self.app.ledger.overrides()
@@ -75,13 +79,14 @@ class Router:
         if self.selectors.settings_file:
             overlay = load_settings_file(self.selectors.settings_file)
         accounts = load_credentials(self.app.db)
+        self._links = load_links(self.app.db, {account.credential_id for account in accounts})
         if self.selectors.credentials_file:
             given = load_accounts_file(self.selectors.credentials_file)
             self._from_file = tuple(account.credential_id for account in given)
             accounts = [*accounts, *given]
         for account in accounts:
             self._accounts[account.credential_id] = effective_account(account, overrides, overlay)
-        self._links = load_links(self.app.db)
+        self._routing = lru_cache(MEMO)(self._resolve)
         self._check_selectors()
 
     def _check_selectors(self) -> None:
@@ -110,17 +115,10 @@ class Router:
 
     def for_lead(self, entity: ExternalId | None, project: ExternalId | None) -> Routing:
         """The union of what is linked to the entity and to the project."""
-        key = (None if entity is None else str(entity), None if project is None else str(project))
-        found = self._memo.get(key)
-        if found is None:
-            found = self._memo[key] = self._resolve(self._linked(entity, project))
-        return found
+        return self._routing(*self._links.owners(entity, project))
 
-    def _linked(self, entity: ExternalId | None, project: ExternalId | None) -> list[tuple[CredentialId, Via]]:
-        linked = [(i, via) for i, via in self._links.for_lead(entity, project) if i in self._accounts]
-        return [*linked, *((credential_id, ("file",)) for credential_id in self._from_file)]
-
-    def _resolve(self, linked: Sequence[tuple[CredentialId, Via]]) -> Routing:
+    def _resolve(self, entity: str | None, project: str | None) -> Routing:
+        linked = [*self._links.of(entity, project), *((credential_id, FROM_FILE) for credential_id in self._from_file)]
         routes: list[tuple[OpenRoute, Via]] = []
         skips: list[Skip] = []
         first: dict[str, OpenRoute] = {}
@@ -130,7 +128,7 @@ class Router:
             if isinstance(opened, _Refused):
                 skips.append(Skip(account, opened.reason, opened.detail, via, opened.target))
                 continue
-            twin = first.setdefault(opened.destination.key, opened)
+            twin = first.setdefault(opened.key, opened)
             if twin is not opened:
                 detail = f"credential {twin.account.credential_id} leads to the same place"
                 target = opened.destination.target
@@ -138,7 +136,8 @@ class Router:
                 continue
             routes.append((opened, via))
         invalid = sum(skip.reason is SkipReason.INVALID_CREDENTIAL for skip in skips)
-        return Routing(tuple(routes), tuple(skips), _warnings(linked, routes, skips), invalid)
+        judged = frozenset().union(*(route.channel.judged for route, _ in routes))
+        return Routing(tuple(routes), tuple(skips), _warnings(linked, routes, skips), invalid, judged)
 
     def _open(self, account: Account) -> OpenRoute | _Refused:
         opened = self._opened.get(account.credential_id)
@@ -158,7 +157,8 @@ class Router:
             channel = channel_class(account.channel).open(account, self.app.toolbox(account.credential_id))
         except InvalidCredential as error:
             return _Refused(SkipReason.INVALID_CREDENTIAL, str(error))
-        return OpenRoute(account, channel, channel.destination())
+        destination = channel.destination()
+        return OpenRoute(account, channel, destination, destination.key, destination.account_key)
 
     def _selected(self, account: Account) -> bool:
         wanted = self.selectors

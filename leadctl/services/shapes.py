@@ -92,14 +92,15 @@ def lead_plan_json(plan: LeadPlan) -> dict[str, Any]:
         "lead_id": plan.lead_id,
         "external_entity_id": plan.external_entity_id,
         "external_project_id": plan.external_project_id,
-        "deliveries": [_planned(delivery) for delivery in plan.deliveries],
+        "deliveries": [planned_json(delivery) for delivery in plan.deliveries],
         "already_delivered": [_proven(delivery) for delivery in plan.already_delivered],
-        "skipped": [_skip(skip) for skip in plan.skipped],
+        "skipped": [skip_json(skip) for skip in plan.skipped],
         "warnings": list(plan.warnings),
     }
 
 
-def _planned(delivery: PlannedDelivery) -> dict[str, Any]:
+def planned_json(delivery: PlannedDelivery) -> dict[str, Any]:
+    """A D of CONTRACT §4."""
     account = delivery.account
     return {
         "channel": account.channel,
@@ -114,13 +115,14 @@ def _planned(delivery: PlannedDelivery) -> dict[str, Any]:
 def _proven(delivery: PlannedDelivery) -> dict[str, Any]:
     proof = delivery.target
     return {
-        **_planned(delivery),
+        **planned_json(delivery),
         "delivered_at": timestamp(proof.updated_at) if proof else None,
         "remote_id": proof.remote_id if proof else None,
     }
 
 
-def _skip(skip: Skip) -> dict[str, Any]:
+def skip_json(skip: Skip) -> dict[str, Any]:
+    """An S of CONTRACT §4."""
     account = skip.account
     return {
         "channel": account.channel,

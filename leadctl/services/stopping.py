@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from leadctl.domain.errors import Interrupted
+
 
 class StopSwitch:
     """First request: drain. Second: leave at once. ``signal`` is the first one's number."""
@@ -26,6 +28,11 @@ class StopSwitch:
     @property
     def requested(self) -> bool:
         return self._event.is_set()
+
+    def check(self) -> None:
+        """While nothing is sent yet. Raises Interrupted once a stop is asked for."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
 
     def wait(self, seconds: float) -> bool:
         """Sleep at most that long; True as soon as a stop is asked for."""

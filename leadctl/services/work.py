@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from leadctl.channelkit.spec import Bucket
 from leadctl.delivery.jobs import Job, Route
 from leadctl.delivery.lanes import AccountQueue, Source
 from leadctl.delivery.limits import overridden
@@ -19,6 +20,8 @@ from leadctl.store.rows import ItemRow
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
 
+#: Deliveries that the plan may know to be in doubt.
+_IN_DOUBT = (PlanState.UNKNOWN, PlanState.INCOMPLETE)
 _SAFE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
@@ -31,6 +34,13 @@ def travelling_key(installation: str, lead_id: LeadId, credential_id: Credential
 def _safe(identity: int | str) -> str:
     text = str(identity)
     return text if _SAFE.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def effective_buckets(app: "App", opened: OpenRoute) -> Sequence[Bucket]:
+    """The channel's limits, with ``[limits]`` of the config."""
+    buckets = opened.channel.buckets()
+    rate = app.settings.limits.rate_for(opened.account.channel, opened.account.credential_id)
+    return buckets if rate is None else overridden(buckets, rate.rate, rate.per)
 
 
 class Workload:
@@ -56,11 +66,7 @@ class Workload:
     def _queue(self, opened: OpenRoute) -> AccountQueue:
         account = opened.account
         route = Route(account, opened.channel, opened.destination.account_key)
-        buckets = opened.channel.buckets()
-        rate = self._app.settings.limits.rate_for(account.channel, account.credential_id)
-        if rate is not None:
-            buckets = overridden(buckets, rate.rate, rate.per)
-        return AccountQueue(route, self._source(route), buckets)
+        return AccountQueue(route, self._source(route), effective_buckets(self._app, opened))
 
     def _source(self, route: Route) -> Source:
         after = -1
@@ -83,7 +89,7 @@ class Workload:
         items = self._app.ledger.pending_items(self._run_id, route.account.credential_id, after, limit)
         ids = [item.lead_id for item in items]
         leads = load_leads(self._app.db, ids) if ids else {}
-        targets = self._app.ledger.targets_for(ids) if ids else {}
+        targets = self._app.ledger.targets_for(ids, {item.destination for item in items}) if ids else {}
         jobs = [
             self._job(route, item, leads[item.lead_id], targets.get(item.lead_id, []))
             for item in items
@@ -98,7 +104,7 @@ class Workload:
         if row is not None:
             job.adopt(row)
             job.trigger = "resume" if job.in_doubt else "retry"
-            job.retry_unknown = self._retry_unknown and item.reason == PlanState.UNKNOWN
+            job.retry_unknown = self._retry_unknown and job.in_doubt and item.reason in _IN_DOUBT
         if job.retry_unknown:
             job.trigger = "retry_unknown"
         elif item.n and row is None:

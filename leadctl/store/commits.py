@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -17,6 +18,8 @@ from leadctl.store.schema import meta
 
 #: Begins the keys of these numbers in ``leadctl_meta``; the holder's name follows.
 COMMIT = "commit:"
+#: Seconds after which the connection that holds our leases is looked at: what it held may be another process's by now.
+LEASES_EVERY = 5.0
 #: What is waited for longer than this many seconds is said.
 SAID_AFTER = 2.0
 
@@ -44,6 +47,8 @@ class Committer:
         self._confirmed = 0
         self._committing = False
         self._unanswered = False
+        #: Since when our leases are known to be ours, in monotonic seconds.
+        self._held_at = time.monotonic()
 
     def run(self, work: Callable[[Connection], None], say: Callable[[str], None]) -> None:
         """``work`` in one transaction. ``say`` is told what is waited for. Raises LeadctlError."""
@@ -72,17 +77,30 @@ class Committer:
     def _once(self, work: Callable[[Connection], None]) -> None:
         self._committing = False
         self._store.check_place()
+        fresh = self._connection is None
         if self._connection is None:
             self._connection = self._store.writing.connect()
-            self._leases.renew()
-            if self._store.path is None and self._has_arrived(self._connection):
-                return
+        if fresh or time.monotonic() - self._held_at > LEASES_EVERY:
+            self._renew_leases()
+        if fresh and self._store.path is None and self._has_arrived(self._connection):
+            return
         with self._connection.begin() as transaction:
             if self._store.path is None:
                 set_meta(self._connection, self._key, str(self._number))
             work(self._connection)
             self._committing = True
             transaction.commit()
+
+    def hold_leases(self) -> None:
+        """While nothing is written: nobody shall take over what waits for its answer, because our connection was cut.
+        Where that fails, the next transaction asks again, and fails."""
+        with suppress(LeadctlError):
+            self._renew_leases()
+
+    def _renew_leases(self) -> None:
+        self._held_at = -inf
+        self._leases.renew()
+        self._held_at = time.monotonic()
 
     def _has_arrived(self, connection: Connection) -> bool:
         """Whether the transaction that was not answered on an earlier connection is there. Raises Forgetful."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,9 @@ _LEASE_POLL = 0.1
 _FILE = "file:"
 
 Via = tuple[str, ...]
+_BY_ENTITY: Via = ("entity",)
+_BY_PROJECT: Via = ("project",)
+_BY_BOTH: Via = ("entity", "project")
 
 
 class _Unreadable(Exception):
@@ -95,28 +98,34 @@ class Links:
         """Pairs of an external id and a credential; an id that is None matches nothing."""
         self._entities = _grouped(entities)
         self._projects = _grouped(projects)
-        self._memo: dict[tuple[str | None, str | None], tuple[tuple[CredentialId, Via], ...]] = {}
 
     def for_lead(
         self, entity_id: ExternalId | None, project_id: ExternalId | None
     ) -> tuple[tuple[CredentialId, Via], ...]:
         """(credential, how it is linked), each credential once, numeric ids before text."""
-        # Ids without links share one entry, so that the memo is as small as the links are.
-        entity = str(entity_id) if entity_id is not None and str(entity_id) in self._entities else None
-        project = str(project_id) if project_id is not None and str(project_id) in self._projects else None
-        found = self._memo.get((entity, project))
-        if found is None:
-            found = self._memo[entity, project] = self._route(entity, project)
-        return found
+        return self.of(*self.owners(entity_id, project_id))
 
-    def _route(self, entity: str | None, project: str | None) -> tuple[tuple[CredentialId, Via], ...]:
+    def owners(self, entity_id: ExternalId | None, project_id: ExternalId | None) -> tuple[str | None, str | None]:
+        """Entity and project as the links know them; None where nothing is linked, which most ids may share."""
+        entity, project = str(entity_id), str(project_id)
+        return (
+            entity if entity_id is not None and entity in self._entities else None,
+            project if project_id is not None and project in self._projects else None,
+        )
+
+    def of(self, entity: str | None, project: str | None) -> tuple[tuple[CredentialId, Via], ...]:
+        """:meth:`for_lead` of what :meth:`owners` has answered."""
         via: dict[CredentialId, Via] = {}
         if entity is not None:
-            via = dict.fromkeys(self._entities[entity], ("entity",))
+            via = dict.fromkeys(self._entities[entity], _BY_ENTITY)
         if project is not None:
             for credential in self._projects[project]:
-                via[credential] = ("entity", "project") if credential in via else ("project",)
-        return tuple(sorted(via.items(), key=lambda pair: sort_key(pair[0])))
+                via[credential] = _BY_BOTH if credential in via else _BY_PROJECT
+        return tuple(sorted(via.items(), key=_by_id))
+
+
+def _by_id(link: tuple[CredentialId, Via]) -> tuple[int, int, str]:
+    return sort_key(link[0])
 
 
 def _grouped(pairs: Iterable[tuple[Any, CredentialId]]) -> dict[str, set[CredentialId]]:
@@ -128,9 +137,8 @@ def _grouped(pairs: Iterable[tuple[Any, CredentialId]]) -> dict[str, set[Credent
     return groups
 
 
-def load_links(db: Database) -> Links:
+def load_links(db: Database, existing: Container[CredentialId]) -> Links:
     """All links that are not deleted, to credentials that exist and are not deleted."""
-    existing = {canonical_id(row.id) for row in db.rows(db.credentials.select(("id",)))}
 
     def pairs(links: SourceTable, external: str) -> Iterable[tuple[Any, CredentialId]]:
         for raw, credential in db.rows(links.select((external, "credentials_id"))):

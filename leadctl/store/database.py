@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, ColumnElement, Engine, Select, String, Uuid, column, inspect, select, table, types
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.sql.expression import ColumnClause, TableClause
 
 from leadctl.domain.errors import ConfigError
@@ -21,9 +21,11 @@ from leadctl.store.engines import (
     describe,
     explain,
     explained,
+    has_bad_bytes,
     is_busy,
     parse_url,
     patiently,
+    replace_bad_bytes,
     server_engine,
     sqlite_engine,
     sqlite_path,
@@ -156,7 +158,7 @@ class Database:
         self.location = describe(self.url)
         if self.path is not None:
             _check_file(self.path)
-            self.engine = sqlite_engine(self.path, "ro", lenient=True)
+            self.engine = sqlite_engine(self.path, "ro")
         else:
             self.engine = server_engine(self.url)
         self._writing: Engine | None = None
@@ -214,9 +216,16 @@ class Database:
     def rows(self, statement: Select[Any]) -> Sequence[Any]:
         """All rows of a short read: no transaction stays open behind it."""
 
-        def read() -> Sequence[Any]:
+        def read(*, again: bool = False) -> Sequence[Any]:
             with self.engine.connect() as connection:
-                return connection.execute(statement).all()
+                if again:
+                    replace_bad_bytes(connection)
+                try:
+                    return connection.execute(statement).all()
+                except OperationalError as error:
+                    if again or not has_bad_bytes(error):
+                        raise
+            return read(again=True)
 
         try:
             return patiently(read)

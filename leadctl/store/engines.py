@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
@@ -91,21 +91,14 @@ def sqlite_engine(
     *,
     immediate: bool = False,
     wal: bool = False,
-    lenient: bool = False,
 ) -> Engine:
-    """An engine over a SQLite file.
-
-    ``immediate``: every transaction takes the write lock at its beginning. ``lenient``: bytes that are no UTF-8
-    are replaced; one such byte in one lead would otherwise fail the whole page.
-    """
+    """An engine over a SQLite file. ``immediate``: every transaction takes the write lock at its beginning."""
     url = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves; a read outside a transaction holds no lock
-        if lenient:
-            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         if wal:
             connection.execute("PRAGMA journal_mode=WAL")
         if mode != "ro":
@@ -118,6 +111,17 @@ def sqlite_engine(
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def replace_bad_bytes(connection: Connection) -> None:
+    """From now on bytes that are no UTF-8 are replaced in what is read. It makes reading slower."""
+    plain: Any = connection.connection.dbapi_connection
+    plain.text_factory = partial(str, encoding="utf-8", errors="replace")
+
+
+def has_bad_bytes(error: BaseException) -> bool:
+    """Whether SQLite has met a text that is no UTF-8: one byte in one lead fails the whole page."""
+    return isinstance(error, OperationalError) and "Could not decode to UTF-8" in str(error.orig)
 
 
 def server_engine(url: URL) -> Engine:

@@ -1,7 +1,7 @@
 """The ledger, read and written outside of a run's hot path (that is :mod:`leadctl.store.writer`)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from leadctl.domain.outcomes import TargetState
 from leadctl.store.closing import ClosingTables
 from leadctl.store.database import pages
 from leadctl.store.doubts import DoubtTables
+from leadctl.store.known import KnownTables
 from leadctl.store.purge import PurgeTables
 from leadctl.store.rows import (
     ATTEMPT_COLUMNS,
@@ -28,7 +29,7 @@ from leadctl.store.schema import attempts, deliveries, overrides, runs, targets
 from leadctl.store.settling import TARGET
 
 
-class LedgerStore(RunTables, ClosingTables, DoubtTables, PurgeTables):
+class LedgerStore(RunTables, ClosingTables, DoubtTables, KnownTables, PurgeTables):
     """Everything that the ledger knows of one source of leads. Open it with :meth:`open`."""
 
     def has_any_proof(self) -> bool:
@@ -37,12 +38,16 @@ class LedgerStore(RunTables, ClosingTables, DoubtTables, PurgeTables):
         statement = select(targets.c.n).where(targets.c.source == self.source, targets.c.state.in_(proven))
         return bool(self._read(statement.limit(1)))
 
-    def targets_for(self, lead_ids_page: Sequence[LeadId]) -> dict[LeadId, list[Target]]:
-        """What is known of each lead, by destination and n. Leads of which nothing is known are left out."""
+    def targets_for(
+        self, lead_ids_page: Sequence[LeadId], destinations: Collection[str] | None = None
+    ) -> dict[LeadId, list[Target]]:
+        """What is known of each lead, by destination and n; at these destinations, if they are given. Leads of which
+        nothing is known are left out."""
         found: dict[LeadId, list[Target]] = {}
+        there = [] if destinations is None else [targets.c.destination.in_(sorted(destinations))]
         for some in pages(lead_ids_page):
             statement = select(*TARGET).where(
-                targets.c.source == self.source, targets.c.lead_id.in_([str(identity) for identity in some])
+                targets.c.source == self.source, targets.c.lead_id.in_([str(identity) for identity in some]), *there
             )
             for row in self._read(statement.order_by(targets.c.lead_id, targets.c.destination, targets.c.n)):
                 target = target_from_row(row)

@@ -103,7 +103,7 @@ class History:
 
 def to_text(moment: datetime) -> str:
     """A time as the ledger keeps it: UTC, microseconds, one width."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat(timespec="microseconds")
 
 
 def from_text(text: str | None) -> datetime | None:

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
+from leadctl.channelkit.spec import Retransmit
+from leadctl.channels import channel_class
 from leadctl.domain.outcomes import Outcome, SettledBy
 from leadctl.sandbox.judge import AFTER, FAULTS
+from leadctl.sandbox.server import vendor_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,7 @@ LEGEND: Mapping[Ending, str] = {
     UNKNOWN: "unknown, exit 5: the same command settles it",
     HELD: "unknown, exit 6: a person, or `--retry-unknown`, settles it",
 }
-
-CHANNELS = ("amocrm", "bitrix24", "email", "telegram", "webhooks")
+_BY_WORD = {ending.word: ending for ending in LEGEND}
 
 #: What the vendor does, in words.
 FAULT_TEXTS: Mapping[str, str] = {
@@ -70,27 +73,34 @@ _REPEATED: Cell = (REPEATED, UNKNOWN)
 _HELD: Cell = (HELD, HELD)
 
 
-def _row(amocrm: Cell, bitrix24: Cell, email: Cell, telegram: Cell, webhooks: Cell) -> Mapping[str, Cell]:
-    return dict(zip(CHANNELS, (amocrm, bitrix24, email, telegram, webhooks), strict=True))
-
-
-#: Fault → channel → endings.
-MATRIX: Mapping[str, Mapping[str, Cell]] = {
-    "rate_limit": _row(_PASSES, _PASSES, _PASSES, _PASSES, _PASSES),
-    "server_error": _row(_RETRIED, _RETRIED, _RETRIED, _RETRIED, _REPEATED),
-    "unauthorized": _row(_PARKED, _PARKED, _PARKED, _PARKED, _PARKED),
-    "bad_gateway": _row(_RETRIED, _RETRIED, _REPEATED, _HELD, _REPEATED),
-    "reset_before": _row(_RETRIED, _RETRIED, _REPEATED, _HELD, _REPEATED),
-    "reject": _row(_REJECTED, _REJECTED, _REJECTED, _REJECTED, _REJECTED),
-    "error_body": _row(_RETRIED, _REJECTED, _RETRIED, _REJECTED, _REJECTED),
-    "timeout": _row(_FOUND, _FOUND, _REPEATED, _HELD, _REPEATED),
-    "reset": _row(_FOUND, _FOUND, _REPEATED, _HELD, _REPEATED),
-    # Of these two a 200 is a whole answer: the status says that it is there.
-    "broken_answer": _row(_FOUND, _FOUND, _REPEATED, _PASSES, _PASSES),
-    "bad_gateway_after": _row(_FOUND, _FOUND, _REPEATED, _HELD, _REPEATED),
-    # Telegram and webhooks have no batches, and an e-mail is one message.
-    "half_batch": _row(_RETRIED, _RETRIED, _RETRIED, _PASSES, _PASSES),
+#: The cells of a channel whose main step is repeated so, but for what its emulated vendor says.
+_USUAL: Mapping[Retransmit, Mapping[str, Cell]] = {
+    Retransmit.LOOKUP: {
+        **dict.fromkeys(("server_error", "bad_gateway", "reset_before", "error_body", "half_batch"), _RETRIED),
+        **dict.fromkeys(AFTER, _FOUND),
+    },
+    Retransmit.IDEMPOTENT: {
+        **dict.fromkeys(("server_error", "bad_gateway", "reset_before", *AFTER), _REPEATED),
+        **dict.fromkeys(("error_body", "half_batch"), _RETRIED),
+    },
+    Retransmit.BLIND: {
+        **dict.fromkeys(("server_error", "error_body", "half_batch"), _RETRIED),
+        **dict.fromkeys(("bad_gateway", "reset_before", *AFTER), _HELD),
+    },
 }
+_EVERYWHERE: Mapping[str, Cell] = {"rate_limit": _PASSES, "unauthorized": _PARKED, "reject": _REJECTED}
+
+
+@cache
+def matrix() -> Mapping[str, Mapping[str, Cell]]:
+    """Channel → fault → endings, of every channel that has an emulated vendor."""
+    return {name: _column(name, vendor.endings) for name, vendor in vendor_classes().items()}
+
+
+def _column(name: str, unusual: Mapping[str, tuple[str, str]]) -> Mapping[str, Cell]:
+    main = next(step for step in channel_class(name).spec.steps if not step.preparatory)
+    named = {fault: (_BY_WORD[once], _BY_WORD[always]) for fault, (once, always) in unusual.items()}
+    return {**_EVERYWHERE, **_USUAL[main.retransmit], **named}
 
 
 def is_there(fault: str, ending: Ending) -> bool:
@@ -100,11 +110,12 @@ def is_there(fault: str, ending: Ending) -> bool:
 
 def matrix_markdown() -> str:
     """The table for README."""
+    columns = matrix()
     lines = [
-        f"| the vendor … | {' | '.join(CHANNELS)} |",
-        f"| --- |{' --- |' * len(CHANNELS)}",
+        f"| the vendor … | {' | '.join(columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
         *(
-            f"| {FAULT_TEXTS[fault]} | {' | '.join(_shown(MATRIX[fault][name]) for name in CHANNELS)} |"
+            f"| {FAULT_TEXTS[fault]} | {' | '.join(_shown(column[fault]) for column in columns.values())} |"
             for fault in FAULTS
         ),
         "",

@@ -132,7 +132,8 @@ def test_a_look_up_raises_the_floor_of_later_sends() -> None:
 
 def test_without_a_floor_only_the_newest_are_walked() -> None:
     pages = Pages([(number, "x") for number in range(1, 5001)])
-    assert isinstance(find(amo(pages), doubt(1, None))[0], CannotTell)
+    too_many = CannotTell("there are too many newer entries to look through", final=True)
+    assert find(amo(pages), doubt(1, None)) == [too_many], "and tomorrow there are more"
     assert len(pages.urls) == UNGUIDED_PAGES
     assert find(amo(Pages([(1, "x"), (2, "x")])), doubt(1, None)) == [Absent()]
     assert find(amo(Pages([(7, "x [lc-abc123-1-7]")])), doubt(1, None))[0] == Found(
@@ -142,14 +143,25 @@ def test_without_a_floor_only_the_newest_are_walked() -> None:
 
 def test_a_floor_too_far_away_is_not_reached() -> None:
     pages = Pages([(number, "x") for number in range(1, 10_600)])
-    assert isinstance(find(amo(pages), doubt(1, 3))[0], CannotTell)
+    (finding,) = find(amo(pages), doubt(1, 3))
+    assert isinstance(finding, CannotTell)
+    assert finding.final
     assert len(pages.urls) == GUIDED_PAGES
+
+
+def test_what_has_no_floor_is_looked_for_further_when_the_others_are_settled() -> None:
+    leads = Pages([(number, "x") for number in range(1, 300)])
+    absent, later = find(amo(leads), doubt(1, 290), doubt(2, None))
+    assert absent == Absent()
+    assert isinstance(later, CannotTell)
+    assert not later.final
+    assert find(amo(leads), doubt(2, None)) == [Absent()]
 
 
 def test_a_list_in_another_order_proves_nothing() -> None:
     leads = [{"id": 1, "name": "x"}, {"id": 900, "name": "x"}]
     assert find(amo(reply(200, {"_embedded": {"leads": leads}})), doubt(1, 5))[0] == CannotTell(
-        "the list is not in the order asked for"
+        "the list is not in the order asked for", final=True
     )
 
 
@@ -162,6 +174,7 @@ def test_what_was_found_before_a_page_failed_is_found() -> None:
     found, unknown = find(amo(handler), doubt(1000, 100), doubt(200, 100))
     assert isinstance(found, Found)
     assert isinstance(unknown, CannotTell)
+    assert not unknown.final, "the next run may read that page"
 
 
 def test_a_note_is_found_in_its_lead_by_its_key() -> None:

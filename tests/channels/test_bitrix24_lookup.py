@@ -122,7 +122,9 @@ def test_none_means_none_only_if_an_item_of_ours_can_be_read() -> None:
     assert portal.bodies[1]["filter"] == {"=originatorId": "leadctl"}
     assert found(channel, batch(2)) == [Absent()]
     assert len(portal.requests) == 3, "it is proven once"
-    assert isinstance(found(opened(Portal(rows())), batch(1))[0], CannotTell)
+    (finding,) = found(opened(Portal(rows())), batch(1))
+    assert isinstance(finding, CannotTell)
+    assert finding.final
 
 
 @pytest.mark.parametrize(
@@ -159,9 +161,11 @@ def test_a_look_up_that_fails_tells_nothing(answer: object, expected: type[Deliv
         found(opened(Portal(answer)), batch(1))
 
 
-def test_a_query_that_is_refused_tells_nothing() -> None:
+def test_a_query_that_is_refused_tells_nothing_and_never_will() -> None:
     refused = {"error": "INVALID_ARG_VALUE", "error_description": "Invalid filter"}
-    assert isinstance(found(opened(Portal(refused)), batch(1))[0], CannotTell)
+    assert found(opened(Portal(refused)), batch(1)) == [CannotTell("Bitrix24 answers: Invalid filter", final=True)]
+    (finding,) = found(opened(Portal(httpx.Response(413, json={"error": "", "error_description": ""}))), batch(1))
+    assert finding == CannotTell("Bitrix24 answers: an error without words")
 
 
 # Checking

@@ -9,6 +9,7 @@ import pytest
 from leadctl.domain.events import RunEvent
 from leadctl.domain.masking import Secrets
 from leadctl.domain.model import LeadPlan
+from leadctl.services.planning import Entry
 from leadctl.services.requests import LeadSelection, PlanTotals, Question, Selectors, SendRequest
 from leadctl.settings import LoadedSettings, Settings
 from tests.cli.plans import group, lead_plan, run_document
@@ -23,9 +24,9 @@ class FakePlanning:
         self._failure = failure
         self.totals = PlanTotals(leads=len(plans), deliveries=2 * len(plans), by_channel={"amocrm": len(plans)})
 
-    def __iter__(self) -> Iterator[LeadPlan]:
+    def entries(self) -> Iterator[list[Entry]]:
         for plan in self._plans:
-            yield plan
+            yield [(plan.lead_id, plan)]
             if self._failure is not None:
                 raise self._failure
 

@@ -63,7 +63,7 @@ def test_forms(content: str | bytes, ids: list[int]) -> None:
 
 def test_repeats_are_sent_once_and_counted() -> None:
     found = parsed("2\n1\n2\n2\n")
-    assert (found.ids, found.repeats) == ([2, 1], 2)
+    assert (list(found.ids), found.repeats) == ([2, 1], 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadctl.cli.times import ago, local_zone, parse_duration, parse_time
+from leadctl.cli.times import ago, local_zone, parse_deadline, parse_duration, parse_time
 from leadctl.domain.errors import ConfigError
 from tests.cli.support import NOW
 
@@ -90,3 +90,23 @@ def test_an_age_beyond_all_calendars_is_said() -> None:
 def test_any_text_is_a_time_or_an_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         assert parse_time(text, "--since", now=NOW, zone=MOSCOW).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("18:00", datetime(2026, 11, 24, 15, 0, tzinfo=UTC)),
+        ("15:00", datetime(2026, 11, 25, 12, 0, tzinfo=UTC)),
+        ("14:59", datetime(2026, 11, 25, 11, 59, tzinfo=UTC)),
+        ("3h", NOW + timedelta(hours=3)),
+        ("2026-11-24T18:00", datetime(2026, 11, 24, 15, 0, tzinfo=UTC)),
+    ],
+)
+def test_deadlines_are_ahead(text: str, expected: datetime) -> None:
+    assert parse_deadline(text, "--finish-by", now=NOW, zone=MOSCOW) == expected
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T15:00", "2020-01-01", "0s"])
+def test_a_deadline_that_is_over_names_the_option(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--finish-by: .* is over"):
+        parse_deadline(text, "--finish-by", now=NOW, zone=MOSCOW)

@@ -14,10 +14,12 @@ from typing import Any, cast
 
 import psycopg
 
+from leadctl.channelkit.spec import Retransmit
+from leadctl.channels import channel_class
 from leadctl.sandbox import _amocrm_rules as amocrm
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
-from tests.support.world import SCHEMA, TIMEOUT, Finished, World
+from tests.support.world import CHANNELS, SCHEMA, TIMEOUT, Finished, World
 
 #: Of the vendors' limits, and of leadctl's own waits and time-outs.
 SCALE = 400.0
@@ -46,8 +48,14 @@ class Track:
     def __str__(self) -> str:
         return f"{self.channel}-{self.step}"
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether the vendor can be asked about what is in doubt."""
+        spec, looking = channel_class(self.channel).spec, Retransmit.LOOKUP
+        return any(step.retransmit is looking for step in spec.steps if step.name == self.step) or bool(self.settings)
 
-TRACKS = (
+
+_KNOWN = (
     Track("amocrm", "lead"),
     Track("amocrm", "note", passage=1),
     Track("bitrix24", "lead"),
@@ -57,8 +65,18 @@ TRACKS = (
     Track("telegram", "message"),
     Track("webhooks", "event"),
 )
+
+
+def _main_track(channel: str) -> Track:
+    """The main step of a channel as its emulated vendor's credential has it."""
+    steps = channel_class(channel).spec.steps
+    place, main = next((place, step) for place, step in enumerate(steps) if not step.preparatory)
+    return Track(channel, main.name, passage=1 if place else 2)
+
+
+TRACKS = (*_KNOWN, *map(_main_track, sorted(set(CHANNELS) - {track.channel for track in _KNOWN})))
 #: Those that ask the vendor about what is in doubt.
-ASKING = tuple(track for track in TRACKS if track.channel in ("amocrm", "bitrix24"))
+ASKING = tuple(track for track in TRACKS if track.can_ask)
 #: Nothing can be known there of what is in doubt.
 BLIND = "telegram"
 

@@ -14,9 +14,10 @@ from typing import Any
 from leadctl.__main__ import main
 from leadctl.channels import channel_class
 from leadctl.domain.ports import AttemptRecord, Claim, Granted, Intent, Record
+from leadctl.store.groups import Group
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import ATTEMPT_COLUMNS, ItemRow
-from leadctl.store.writer import LedgerWriter, _Group
+from leadctl.store.writer import LedgerWriter
 
 
 @dataclass
@@ -96,14 +97,14 @@ def before_commit(trap: Trap) -> None:
     channel, step = (2 + ATTEMPT_COLUMNS.index(name) for name in ("channel", "step"))  # after source and run
 
     def wrapper(write: Any) -> Any:
-        def wrapped(group: _Group, connection: Any) -> None:
+        def wrapped(group: Group, connection: Any) -> None:
             write(group, connection)
             if group.attempts:
                 trap.pass_by(group.attempts[0][channel], group.attempts[0][step])
 
         return wrapped
 
-    _wrap(_Group, "write", wrapper)
+    _wrap(Group, "write", wrapper)
 
 
 def after_commit(trap: Trap) -> None:

@@ -47,6 +47,7 @@ class Scripted(Channel[ScriptedConfig, ChannelSettings]):
         self.checks: list[DeliveryError | None] = []
         self.whole: list[DeliveryError] = []
         self.prepared: list[DeliveryError] = []
+        self.prepared_context: Mapping[str, str] = {"mark": "1"}
         self.sent: list[tuple[float, str, list[Any]]] = []
         self.looked: list[tuple[float, str, list[Any]]] = []
         self.deliveries: list[Delivery] = []
@@ -68,7 +69,7 @@ class Scripted(Channel[ScriptedConfig, ChannelSettings]):
     async def prepare(self, step: Step) -> Mapping[str, str]:
         if self.prepared:
             raise self.prepared.pop(0)
-        return {"mark": "1"}
+        return self.prepared_context
 
     async def send(self, step: Step, batch: Sequence[Delivery]) -> Verdict:
         self.sent.append((self.toolbox.clock.monotonic(), step.name, [d.lead.id for d in batch]))

@@ -47,6 +47,7 @@ class Fate(StrEnum):
     SPLIT = "split"
     STORED_SPLIT = "stored_split"
     LARGE = "large"
+    MUTE = "mute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ COURSES: Mapping[Fate, Course] = {
     Fate.SPLIT: Course(None, 0.4),
     Fate.STORED_SPLIT: Course(0.2, 0.4),
     Fate.LARGE: Course(None, 0.4),
+    #: Of a look-up: it will never tell.
+    Fate.MUTE: Course(0.2, 0.4),
 }
 #: During an outage every request goes like this.
 OUTAGES = (Fate.REFUSED, Fate.LOST, Fate.HUNG, Fate.BROKEN)
@@ -269,6 +272,8 @@ class ModelChannel(Channel[ModelConfig, ChannelSettings]):
         fate = self.vendor.next_fate()
         if fate is Fate.BROKEN:
             return {delivery.key: CannotTell("an answer that cannot be read") for delivery in batch}
+        if fate is Fate.MUTE:
+            return {delivery.key: CannotTell("no right to read", final=True) for delivery in batch}
         await self._ask(fate)
         now = asyncio.get_running_loop().time()
         asked = batch[::2] if fate is Fate.HALF else batch

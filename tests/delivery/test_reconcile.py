@@ -42,6 +42,11 @@ def longest_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
         (CannotTell(), 0, 9, 1, 0.0, Look(30.0, from_now=True)),
         (CannotTell(), 0, 1, 1, 98.0, Look(2.0, from_now=True)),
         (CannotTell(), 0, 1, 1, 98.1, UNKNOWN),
+        # One that can never tell is asked as often as one that says no, whatever time is left.
+        (CannotTell(final=True), 0, 0, 1, 0.0, Look(4.0)),
+        (CannotTell(final=True), 2, 9, 9, 1e6, Look(45.0)),
+        (CannotTell(final=True), 3, 0, 1, 0.0, UNKNOWN),
+        (CannotTell(final=True), 4, 0, 9, 1e6, UNKNOWN),
     ],
 )
 def test_what_follows_a_finding(
@@ -49,6 +54,13 @@ def test_what_follows_a_finding(
 ) -> None:
     known = Facts(STEP, tries, spent, in_doubt=True)
     assert after_finding(finding, looks_done, failures, known, POLICY) == move
+
+
+@pytest.mark.parametrize(("looks_done", "move"), [(2, Look(45.0)), (3, Again(0.0))])
+def test_what_can_never_be_told_goes_again_where_a_person_wants_it(looks_done: int, move: object) -> None:
+    known = Facts(STEP, 9, 1e6, in_doubt=True, repeat=True)
+    assert after_finding(CannotTell(final=True), looks_done, 0, known, POLICY) == move
+    assert after_finding(CannotTell(), looks_done, 0, known, POLICY) == UNKNOWN, "that one may be told later"
 
 
 def test_without_looks_of_the_sheet_the_first_absence_is_believed() -> None:

@@ -12,8 +12,9 @@ from leadctl.channelkit.spec import Step
 from leadctl.delivery.engine import Engine
 from leadctl.delivery.lanes import Lane
 from leadctl.delivery.limits import Limiter, LocalBuckets
+from leadctl.delivery.retries import Policy
 from leadctl.domain.buckets import MOST_BACKLOG
-from leadctl.domain.errors import Ambiguous, DatabaseUnreachable, Rejected, Throttled, Transient
+from leadctl.domain.errors import Ambiguous, DatabaseUnreachable, Rejected, Stopped, Throttled, Transient
 from leadctl.domain.model import Absent, Done, Found
 from leadctl.domain.outcomes import ErrorCode, Outcome, SettledBy, TargetState
 from tests.delivery.harness import BLIND, IDEMPOTENT, LOOKUP, Scripted, World
@@ -155,6 +156,20 @@ def test_a_pause_that_another_process_was_told_of_is_not_slept_through() -> None
 
     run_virtual(main())
     assert w.channel.sent == []
+
+
+@pytest.mark.parametrize("step", [IDEMPOTENT, LOOKUP])
+def test_a_request_that_a_stop_kept_from_beginning_is_no_attempt(step: Step) -> None:
+    """It waited for another process's refresh until the drain was over, and was unknown."""
+    w = World(Scripted((step,)), policy=Policy(tries=1))
+    w.channel.script[1] = [5.0, Stopped("whole")]
+    report = run_virtual(w.run(1, stop_after=1.0))
+    assert report.stopped
+    assert w.ledger.attempts == []
+    assert (1, 7) not in w.ledger.items, "pending: closed as unprocessed, like what was never taken"
+    assert w.ledger.targets[1, "dest", 0].state is TargetState.IDLE
+    run_virtual(w.run(1))
+    assert (w.ledger.outcome(1).outcome, w.ledger.outcome(1).attempts) == (Outcome.DELIVERED, 1)
 
 
 def refused_when_repeated(step: Step, *, retry: bool) -> World:

@@ -56,13 +56,17 @@ def facts(
     return Facts(step, tries, spent, in_doubt=doubt, hold=hold)
 
 
+def test_nobody_is_supposed_to_want_a_repeat() -> None:
+    assert facts().repeat is False
+
+
 @pytest.mark.parametrize(
     ("error", "known", "move"),
     [
         # Refused, whatever was before; but where no key travels, a refusal says nothing of what was sent before.
         (Rejected("no"), facts(), REJECTED),
         (Rejected("no"), facts(BLIND), REJECTED),
-        (Rejected("no"), facts(LOOKUP, tries=9, spent=1e6, doubt=True), REJECTED),
+        (Rejected("no"), facts(LOOKUP, tries=9, spent=1e6, doubt=True), UNKNOWN),
         (Rejected("no"), facts(IDEMPOTENT, doubt=True), REJECTED),
         (Rejected("no"), facts(BLIND, doubt=True), UNKNOWN),
         # The credential, not the lead.

@@ -64,7 +64,7 @@ def assert_mail(message: EmailMessage, lead: int, text: str) -> None:
 
 
 def test_at_the_vendors(world: World, box: Sandbox) -> None:
-    world.connect(box)
+    world.connect(box, ["amocrm", "bitrix24", "email", "telegram", "webhooks"])
     (ordinary,) = world.new_leads()
     leads = hostile_leads(world)
     done = world.run("bulk-resend", ordinary, *leads, "--json")

@@ -1,4 +1,4 @@
-"""2,000 leads × 5 channels with faults of every kind, killed twice: at the vendors every lead is there once."""
+"""1,000 leads × all channels with faults of every kind, killed twice: at the vendors every lead is there once."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from leadctl.sandbox.judge import AFTER, PARTIAL
 from leadctl.sandbox.server import Sandbox, running_sandbox
 from tests.support.world import CHANNELS, World
 
-LEADS = 2000
+LEADS = 1000
 #: Share of the creating requests that meet some fault.
 FAULTY = 0.05
 #: "unauthorized", "reject" and "error_body" are verdicts, not accidents: the channels' own tests have them.
@@ -57,8 +57,8 @@ def test_twice_killed_with_faults_every_lead_is_there_exactly_once(box: Sandbox,
             for entry in done.json["errors"]
             if entry["code"] == "maybe_delivered" and entry["channel"] == "telegram"
         }
-        assert done.code in (0, 5, 6), done.err
-        if done.code != 5:
+        assert done.code in (0, 1, 5, 6), done.err  # 1: three accidents in a row, and surely not there
+        if done.code not in (1, 5):
             break
     else:
         pytest.fail("five times the same command, and still something is left")

@@ -7,6 +7,7 @@ Those with a home of their own elsewhere:
 18 test_exit_codes::test_70_for_a_bug_in_one_channel_while_the_others_go_on
 21 delivery/test_engine (a virtual clock)
 24 test_ids_files::test_results_are_right_after_a_kill_and_after_the_same_command
+27 test_memory
 28 test_commands::test_streams_of_a_pipe_hold_no_escape_codes_whatever_the_environment_says
 29 channelkit/test_transport_phases
 30 test_signals::test_a_signal_drains_saves_and_the_same_command_goes_on

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,16 @@ async def write(self, *arguments):
     os.kill(os.getpid(), signal.SIGSTOP)
     return await inner(self, *arguments)
 BearerAuth._write = write
+"""
+#: Says that it waits for the lease.
+WAITING = """
+import pathlib
+from leadctl.store.credentials import CredentialRows
+inner = CredentialRows.lease
+def lease(self, credential_id):
+    pathlib.Path("waiting").touch()
+    return inner(self, credential_id)
+CredentialRows.lease = lease
 """
 #: Root passes over file modes; without this one right it does not.
 NO_OVERRIDE = """
@@ -222,6 +233,30 @@ def test_revoked_and_the_application_writes_a_new_pair_within_ten_seconds(world:
     assert (done.code, done.outcomes) == (0, {11: "delivered"}), done.err
     assert amocrm.oauth.refreshed == 1, "only the application refreshed"
     assert amocrm.judge.by_lead("amocrm")[str(lead)] == 1
+
+
+def test_a_signal_ends_the_wait_for_another_refresh_at_once(world: World, amocrm: AmoCrmVendor) -> None:
+    connect(world, amocrm)
+    leads = world.new_leads(2)
+    world.write_config("[limits]\nscale = 1\n")
+    processes = [world.start("resend", leads[0], patch=FROZEN)]
+    try:
+        wait_until(lambda: amocrm.oauth.refreshed)
+        waiting = world.start("resend", leads[1], "--json", patch=WAITING)
+        processes.append(waiting)
+        wait_until((world.folder / "waiting").exists)
+        time.sleep(0.3)
+        began = time.monotonic()
+        waiting.send_signal(signal.SIGTERM)
+        stopped = world.finish(waiting)
+        assert time.monotonic() - began < 3
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    (error,) = stopped.json["errors"]
+    assert (stopped.code, stopped.outcomes, error["code"]) == (143, {11: "unprocessed"}, "run_stopped")
+    assert amocrm.judge.by_lead("amocrm")[str(leads[1])] == 0
 
 
 def test_a_frozen_refresh_is_not_waited_for_without_end_nor_done_twice(world: World, amocrm: AmoCrmVendor) -> None:

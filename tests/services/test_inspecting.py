@@ -250,7 +250,7 @@ def test_what_the_ledger_keeps_is_checked_instead(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("channel", "credential", "said"),
-    [("telegramm", None, "no such channel"), ("unisender", None, "not supported"), (None, "7", "no such credential")],
+    [("telegramm", None, "no such channel"), (None, "7", "no such credential")],
 )
 def test_what_does_not_exist_is_a_usage_error(
     app: App, channel: str | None, credential: str | None, said: str

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from leadctl.services.requests import LeadSelection, Selectors, SendRequest
-from leadctl.services.resending import selection_digest
+from leadctl.services.selections import selection_digest
 
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 

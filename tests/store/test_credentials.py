@@ -130,7 +130,7 @@ def test_links_of_the_tables(leads: Path) -> None:
         [("p-1", 2), ("p-1", 1), (None, 1)],
     )
     with opened(leads) as db:
-        links = load_links(db)
+        links = load_links(db, {account.credential_id for account in load_credentials(db)})
     assert links.for_lead(5, None) == ((2, ("entity",)), (10, ("entity",)))
     assert links.for_lead("5", "p-1") == ((1, ("project",)), (2, ("entity", "project")), (10, ("entity",)))
     assert links.for_lead(None, None) == ()
@@ -149,7 +149,7 @@ def test_links_are_the_union_each_credential_once(
     asked: list[tuple[Any, Any]],
 ) -> None:
     links = Links(entities, projects)
-    for entity, project in [*asked, *asked]:  # the second time from the memo
+    for entity, project in asked:
         by_entity = {
             credential for raw, credential in entities if None not in (raw, entity) and str(raw) == str(entity)
         }

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from leadctl.store import runs, schema, settling, writer
+from leadctl.store import groups, runs, schema, settling
 from leadctl.store.tuples import TupleStatement
 
 STATEMENTS = {
@@ -16,8 +16,8 @@ STATEMENTS = {
     "leads": (runs._INSERT_LEADS, "INSERT INTO leadctl_run_leads"),
     "targets": (settling.INSERT_TARGETS, "INSERT INTO leadctl_targets"),
     "attempts": (settling.INSERT_ATTEMPTS, "INSERT INTO leadctl_attempts"),
-    "claim": (writer._UPDATE_TARGETS, "UPDATE leadctl_targets"),
-    "outcome": (writer._UPDATE_ITEMS, "UPDATE leadctl_deliveries"),
+    "claim": (groups._UPDATE_TARGETS, "UPDATE leadctl_targets"),
+    "outcome": (groups._UPDATE_ITEMS, "UPDATE leadctl_deliveries"),
 }
 
 

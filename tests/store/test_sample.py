@@ -20,7 +20,7 @@ def test_the_four_tables_and_nothing_else(tmp_path: Path) -> None:
     with opened(path) as db:
         assert list(iter_heads(db, None, LeadFilter())) == []
         assert load_credentials(db) == []
-        assert load_links(db).for_lead(1, 1) == ()
+        assert load_links(db, ()).for_lead(1, 1) == ()
 
 
 def test_external_ids_of_both_kinds_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy import event, make_url
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable
 from leadctl.domain.outcomes import TargetState
 from leadctl.domain.ports import Granted, Record
-from leadctl.store import engines
+from leadctl.store import commits, engines
 from leadctl.store.engines import server_engine
-from leadctl.store.leases import ServerLeases, open_leases
+from leadctl.store.leases import Lease, ServerLeases, open_leases
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.writer import LedgerWriter
 from tests.crash.postgresql import require_postgresql, running_postgresql
@@ -209,6 +209,71 @@ def test_where_another_process_took_our_lock_we_end(remote: Remote, monkeypatch:
         assert another.holder_info("run-1") == {"who": "they"}
         theirs.release()
         assert isinstance(remote.claim(1), Granted)
+
+
+def end_the_locks_connection(remote: Remote) -> None:
+    """The server ends it, and says nothing: an idle connection is not read from. The writer's own one stays."""
+    ended = remote.rows(
+        "SELECT DISTINCT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+        "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    assert (True,) in ended
+
+
+def test_locks_that_are_lost_unseen_are_taken_again_while_nothing_is_written(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert remote.leases.acquire("run-1", {"who": "me"}) is not None
+    monkeypatch.setattr(commits, "LEASES_EVERY", 0.05)
+    remote.claim(1)
+    with remote.another() as another:
+        end_the_locks_connection(remote)
+        wait_until(lambda: another.is_alive(remote.holder) and another.holder_info("run-1") == {"who": "me"})
+        assert another.acquire("run-1", {}) is None
+    assert isinstance(remote.claim(2), Granted)
+
+
+def test_locks_that_are_lost_unseen_are_taken_again_before_the_next_claim(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.claim(1)
+    with remote.another() as another:
+        end_the_locks_connection(remote)
+        wait_until(lambda: not another.is_alive(remote.holder))
+        remote.claim(2)
+        assert not another.is_alive(remote.holder), "it is not asked for at every commit"
+        monkeypatch.setattr(commits, "LEASES_EVERY", 0.0)
+        assert isinstance(remote.claim(3), Granted)
+        assert another.is_alive(remote.holder)
+
+
+def test_a_run_ends_where_its_lock_was_lost_unseen_and_another_process_has_it(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.3)
+    assert remote.leases.acquire("run-1", {"who": "me"}) is not None
+    remote.claim(1)
+    with remote.another() as another:
+        end_the_locks_connection(remote)
+        theirs = taken(another, "run-1")
+        monkeypatch.setattr(commits, "LEASES_EVERY", 0.0)
+        with pytest.raises(DatabaseUnreachable, match="another process has the lock") as caught:
+            remote.claim(2)
+        assert caught.value.exit_code == 5
+        assert remote.rows("SELECT lead_id FROM leadctl_targets") == [("1",)], "nothing more is sent"
+        theirs.release()
+
+
+def taken(leases: ServerLeases, name: str) -> Lease:
+    found: list[Lease] = []
+
+    def take() -> bool:
+        lease = leases.acquire(name, {"who": "they"})
+        found.extend([lease] if lease else [])
+        return bool(found)
+
+    wait_until(take)
+    return found[0]
 
 
 def test_a_server_that_takes_no_writes(remote: Remote, leads: Path, monkeypatch: pytest.MonkeyPatch) -> None:

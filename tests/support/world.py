@@ -14,8 +14,7 @@ from typing import Any
 
 import pexpect
 
-from leadctl.channels import own_names
-from leadctl.sandbox.server import Sandbox
+from leadctl.sandbox.server import Sandbox, vendor_classes
 from tests.support.schemas import validate
 
 SCHEMA = """
@@ -29,7 +28,7 @@ CREATE TABLE project_credentials (id INTEGER PRIMARY KEY, external_project_id IN
 """
 #: The first have numbers that tests name (credential 11 is amoCRM's, and so on); the others follow.
 _NUMBERED = ("amocrm", "bitrix24", "email", "telegram", "webhooks")
-CHANNELS = (*_NUMBERED, *sorted(own_names() - set(_NUMBERED)))
+CHANNELS = (*_NUMBERED, *sorted(set(vendor_classes()) - set(_NUMBERED)))
 TIMEOUT = 120
 #: Lead ids that no other world of this process has: one sandbox may serve many tests, and its judge counts by lead.
 _lead_ids = itertools.count(1001)
@@ -228,9 +227,9 @@ class World:
         out, err = process.communicate(timeout=TIMEOUT)
         return Finished(process.returncode, out, err)
 
-    def terminal(self, *arguments: object, **env: str) -> "pexpect.spawn[str]":
-        """leadctl on a terminal."""
-        program, *rest = self.command(*arguments)
+    def terminal(self, *arguments: object, patch: str | None = None, **env: str) -> "pexpect.spawn[str]":
+        """leadctl on a terminal. ``patch`` as in :meth:`run`."""
+        program, *rest = self._program(arguments, patch)
         return pexpect.spawn(
             program,
             rest,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import crowd, ledger, planning, sending, starting, vendors
+from benchmarks import crowd, growth, ledger, planning, resuming, sending, starting, vendors
 from benchmarks.measuring import Row, Sizes
 
 #: Row of the issue → what measures it.
@@ -20,12 +20,14 @@ SUITES: Mapping[str, Callable[[Sizes, Path], list[Row]]] = {
     "2": starting.help_texts,
     "3": planning.cold,
     "4": planning.many,
+    "growth": growth.growth,
     "5": sending.bulk,
     "6": crowd.latency,
     "7": vendors.amocrm,
     "8": vendors.bitrix24,
     "9": vendors.smtp,
     "10": crowd.trouble,
+    "11": resuming.resumed,
     "12": ledger.claims,
 }
 _LEADS = 100_000

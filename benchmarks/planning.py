@@ -9,9 +9,9 @@ from pathlib import Path
 from benchmarks.measuring import LEADCTL, PYTHON, Ratio, Row, Sizes, Spent, at_most, in_turn, run
 from benchmarks.world import World, build, every_channel
 
-_MEMORY_MB = 150
+MEMORY_MB = 150
 #: "The same": what a larger number of leads may add.
-_SAME = 1.1
+SAME = 1.1
 
 #: Runs a command of leadctl and writes down which modules it has imported and which statements it has executed.
 _TRACED = """
@@ -49,7 +49,7 @@ def cold(sizes: Sizes, folder: Path) -> list[Row]:
     """Row 3."""
     few = build(folder / "few", 1000, every_channel(5))
     many = build(folder / "many", 1000, every_channel(sizes.credentials))
-    _make_ledgers(few, many)
+    make_ledgers(few, many)
     return [
         _cold(few, "5 credentials", sizes),
         _cold(many, f"{sizes.credentials:,} credentials", sizes),
@@ -88,7 +88,7 @@ def _script(world: World, module: str) -> float:
     return run([PYTHON, "-c", f"import {module}"], folder=world.folder, path=world.folder).cpu
 
 
-def _make_ledgers(*worlds: World) -> None:
+def make_ledgers(*worlds: World) -> None:
     """Empty ledgers, as they are after a first run that sent nothing: then they are asked too.
 
     In a process of its own: what this one imports would count into the memory of its children.
@@ -105,37 +105,37 @@ def many(sizes: Sizes, folder: Path) -> list[Row]:
     credentials = every_channel(sizes.credentials)
     small = build(folder / "tenth", sizes.leads // 10, credentials)
     large = build(folder / "all", sizes.leads, credentials)
-    _make_ledgers(small, large)
-    tenth = _plan(small)
+    make_ledgers(small, large)
+    tenth = plan(small)
     plans: list[Spent] = []
 
     def ours() -> float:
-        plans.append(_plan(large))
+        plans.append(plan(large))
         return plans[-1].cpu
 
-    mine, bare = in_turn(sizes.rounds, ours, lambda: _scan(large))
+    mine, bare = in_turn(sizes.rounds, ours, lambda: scan(large))
     ratio = Ratio.of(mine, bare)
     peak = statistics.median(spent.peak_mb for spent in plans)
     per_lead = (statistics.median(mine) - tenth.cpu) / (sizes.leads - sizes.leads // 10) * 1e6
     written = (large.folder / "plan.jsonl").stat().st_size / 1e6
     large.scatter_projects(sizes.credentials)
-    scattered = _plan(large)
+    scattered = plan(large)
     return [
         Row("4", f"plan of {sizes.leads:,} leads, {sizes.credentials:,} credentials, `--jsonl`, CPU, to a bare scan",
             "≤ 3 ×", str(ratio), at_most(ratio.value, 3.0),
             f"{statistics.median(mine):.2f} s to {statistics.median(bare):.2f} s, {written:.0f} MB written; "
             f"{per_lead:.0f} µs a lead beyond the start"),
-        Row("4", f"its resident memory, and that of {sizes.leads // 10:,} leads", f"≤ {_MEMORY_MB} MB, the same",
+        Row("4", f"its resident memory, and that of {sizes.leads // 10:,} leads", f"≤ {MEMORY_MB} MB, the same",
             f"{peak:.0f} MB, {tenth.peak_mb:.0f} MB", _memory(peak, tenth.peak_mb), _own_peak(peak)),
-        Row("4", "its memory where entity and project of a lead do not depend on each other", f"≤ {_MEMORY_MB} MB",
-            f"{scattered.peak_mb:.0f} MB", at_most(scattered.peak_mb, _MEMORY_MB), f"CPU {scattered.cpu:.2f} s"),
+        Row("4", "its memory where entity and project of a lead do not depend on each other", f"≤ {MEMORY_MB} MB",
+            f"{scattered.peak_mb:.0f} MB", at_most(scattered.peak_mb, MEMORY_MB), f"CPU {scattered.cpu:.2f} s"),
     ]  # fmt: skip
 
 
 def _memory(large: float, small: float) -> str:
-    if large > _MEMORY_MB:
-        return at_most(large, _MEMORY_MB)
-    return at_most(large, small * _SAME)
+    if large > MEMORY_MB:
+        return at_most(large, MEMORY_MB)
+    return at_most(large, small * SAME)
 
 
 def _own_peak(peak: float) -> str:
@@ -144,13 +144,14 @@ def _own_peak(peak: float) -> str:
     return "at most: this process itself has as much" if ours >= peak else ""
 
 
-def _plan(world: World) -> Spent:
+def plan(world: World) -> Spent:
+    """The plan of all leads, into a file beside the database."""
     command: Sequence[str] = [LEADCTL, "--config", str(world.config), "plan", "--since", "2000-01-01", "--jsonl"]
     with (world.folder / "plan.jsonl").open("wb") as output:
         return run(command, folder=world.folder, stdout=output)
 
 
-def _scan(world: World) -> float:
+def scan(world: World) -> float:
     """Over the bytes of the latest plan."""
     command = [PYTHON, "-m", "benchmarks.peers", "scan", str(world.database), str(world.folder / "plan.jsonl")]
     with (world.folder / "scan.jsonl").open("wb") as output:

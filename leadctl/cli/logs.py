@@ -69,6 +69,7 @@ class Logs:
         self._context = context
         self._json = context.log_format == "json"
         self._threshold = "warning" if context.quiet else "debug" if context.verbose else "info"
+        self._verbose = context.verbose
         #: On a console, what a bulk run shows by its progress is not said again line by line.
         self.bulk = False
         self._file = _opened(context.log_file) if context.log_file else None
@@ -77,6 +78,8 @@ class Logs:
 
     def observe(self, event: Event) -> None:
         """Log what the engine says."""
+        if self.bulk and isinstance(event, (Attempted, Finished)) and not (self._file or self._json or self._verbose):
+            return  # of each delivery, and for nobody
         if (known := named(event)) is not None:
             level, name, fields = known
             self.write(level, name, **fields)

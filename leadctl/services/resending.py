@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leadctl.domain.errors import ConfigError, LeadctlError, NothingSelected, RunLocked
 from leadctl.domain.events import Event, RunEvent
+from leadctl.domain.ids import UniqueIds
 from leadctl.domain.model import LeadPlan, PlannedDelivery
 from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus, TargetState
 from leadctl.domain.ports import Observer
@@ -87,7 +88,7 @@ def resume(
         ledger = app.ledger
         ledger.make()
         ledger.touch_run(run_id, socket.gethostname(), os.getpid(), app.clock.now())
-        ids = [identity for page in ledger.run_lead_ids(run_id) for identity in page]
+        ids = UniqueIds(identity for page in ledger.run_lead_ids(run_id) for identity in page)
         leads = replace(request.leads, ids=ids, by_name=request.leads.by_name)
         request = replace(request, leads=leads)
         check_limits(app, _preview(app, request, stop).router)
@@ -134,7 +135,7 @@ def _plan(app: "App", request: SendRequest) -> Planning:
 def _preview(app: "App", request: SendRequest, stop: StopSwitch) -> Planning:
     """The whole plan, for its sums only. Raises Interrupted."""
     planning = _plan(app, request)
-    for _ in planning.pages():
+    for _ in planning.entries():
         stop.check()
     return planning
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from leadctl.channelkit.templates import LABELS, MAX_OUTPUT, check_template, lead_context, render
+from leadctl.channelkit.templates import LABELS, MAX_OUTPUT, check_template, lead_context, never_fails, render
 from leadctl.domain.errors import Rejected
-from leadctl.domain.model import Answer
+from leadctl.domain.model import Answer, Lead
 from leadctl.testing.hostile import HOSTILE_LEADS, RENDERED, TEMPLATE
 from tests.support.channels import make_lead
 
@@ -91,3 +91,26 @@ def test_every_column_is_there() -> None:
 def test_both_languages_have_the_same_labels() -> None:
     assert set(LABELS["ru"]) == set(LABELS["en"])
     assert all(LABELS[locale][label] for locale in LABELS for label in LABELS[locale])
+
+
+@pytest.mark.parametrize(
+    ("template", "never"),
+    [
+        ("{{ lead.answers.budget }}", True),
+        ("{{ lead.answers['a b'] or lead.name|default('-') }}", True),
+        ("{% if lead.utm.utm_source %}a{% else %}{{ lead.__class__.x }}{% endif %}", True),
+        ("{{ lead.phone|int }}", False),
+        ("{{ 1 / 0 }}", False),
+        ("{{ lead.x|default(1, 2, 3) }}", False),
+        ("{{ lead.x|default(*lead.comment) }}", False),
+        ("{{ lead.x|default(y=1) }}", False),
+        ("{{ lead.name[lead.id] }}", False),
+        ("{% for a in lead.answer_list %}{{ a }}{% endfor %}", False),
+        ("{{ range }}", False),
+    ],
+)
+def test_which_templates_never_fail(template: str, never: bool) -> None:
+    assert never_fails(template) is never
+    if never:
+        render(template, Lead(1))
+        render(template, Lead("a", name="x", answers=(Answer("budget", "5"),), utm={"utm_source": "y"}))

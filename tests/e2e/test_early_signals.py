@@ -10,21 +10,31 @@ from leadctl.sandbox.server import Sandbox
 from tests.support.world import World, wait_until
 
 SIGNALS = [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+#: Says that it waits.
+WAITING = """
+import os, pathlib
+from leadctl.services.stopping import StopSwitch
+plain = StopSwitch.wait
+def wait(self, seconds):
+    pathlib.Path(f"waits-{os.getpid()}").touch()
+    return plain(self, seconds)
+StopSwitch.wait = wait
+"""
 #: Each page of the plan takes until a signal comes.
 SLOW_PLAN = """
 import pathlib, threading
 from leadctl.services.planning import Planning
 from leadctl.services.stopping import StopSwitch
-told, plain, inner = threading.Event(), StopSwitch.request, Planning.pages
+told, plain, inner = threading.Event(), StopSwitch.request, Planning.entries
 def request(self, number):
     plain(self, number)
     told.set()
-def pages(self):
+def entries(self):
     for page in inner(self):
         pathlib.Path("planning").touch()
         told.wait(60)
         yield page
-StopSwitch.request, Planning.pages = request, pages
+StopSwitch.request, Planning.entries = request, entries
 """
 
 
@@ -36,8 +46,8 @@ def test_a_signal_ends_the_wait_for_a_lease_with_its_own_code(world: World, box:
     holder = world.start("bulk-resend", lead)
     try:
         wait_until(lambda: box.judge.by_lead("webhooks")[str(lead)])
-        waiting = [world.start("bulk-resend", lead, "--wait", "1h", "--json") for _ in SIGNALS]
-        time.sleep(1.5)
+        waiting = [world.start("bulk-resend", lead, "--wait", "1h", "--json", patch=WAITING) for _ in SIGNALS]
+        wait_until(lambda: len(list(world.folder.glob("waits-*"))) == len(SIGNALS))
         for process, (number, code) in zip(waiting, SIGNALS, strict=True):
             assert process.poll() is None
             began = time.monotonic()

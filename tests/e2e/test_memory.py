@@ -13,8 +13,8 @@ def leave():
     pathlib.Path("peak").write_text(status.partition("VmHWM:")[2].split()[0])
 atexit.register(leave)
 """
-#: An id costs 100 to 170. With its plan kept as well it would be 370 to 640, and with the lead's texts far more.
-BYTES_AN_ID = 250
+#: An id costs 10 to 70. In a run that keeps its plan it would be 280 or more, and with the leads' texts far more.
+BYTES_AN_ID = 200
 #: What an allocator does not give back at once, whatever the number of ids.
 SLACK = 4_000_000
 

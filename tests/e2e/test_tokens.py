@@ -49,10 +49,11 @@ BEFORE_THE_REQUEST = KILLED.format(method="BearerAuth._ask", after=False)
 ROTATED_AND_NOT_WRITTEN = KILLED.format(method="BearerAuth._ask", after=True)
 WRITTEN_AND_NOT_USED = KILLED.format(method="CredentialRows.swap", after=True)
 FROZEN = """
-import os, signal
+import asyncio, os, signal
 from leadctl.channelkit.auth import BearerAuth
 inner = BearerAuth._write
 async def write(self, *arguments):
+    await asyncio.sleep(0.3)  # not in the middle of a commit: the ledger would be locked for everybody
     os.kill(os.getpid(), signal.SIGSTOP)
     return await inner(self, *arguments)
 BearerAuth._write = write

@@ -14,6 +14,8 @@ def test_every_channel_is_listed_once() -> None:
     validate({"schema": "leadctl.channels/1", "channels": rows})
     assert len({row["name"] for row in rows}) == len(rows)
     assert {row["name"] for row in rows if row["state"] == "supported"} == set(channel_names())
+    assert [row["name"] for row in rows if row["state"] == "planned"] == ["getresponse"]
+    assert len(rows) == 10
 
 
 def test_keys_are_told_as_they_are_written_in_data() -> None:
@@ -43,3 +45,8 @@ def test_a_channel_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         channel_schema("bitrix")
     assert caught.value.hint == "did you mean bitrix24?"
+
+
+def test_a_channel_of_a_later_release_is_said_to_be_one() -> None:
+    with pytest.raises(ConfigError, match="getresponse is not supported by this release"):
+        channel_schema("getresponse")

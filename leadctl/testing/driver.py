@@ -19,7 +19,7 @@ from leadctl.testing.fakes import MemoryCredentials, make_delivery, make_lead, o
 #: Divides time-outs: the shortest that a request can have, one second.
 CLIENT_SCALE = 60.0
 #: The vendor's limits and delays, so much faster.
-VENDOR_SCALE = 1000.0
+VENDOR_SCALE = 5000.0
 
 
 def main_step(channel: Channel[Any, Any]) -> Step:

@@ -1,7 +1,7 @@
 # leadctl: completion for bash. Made by: python -m leadctl.cli.reference --write
 _leadctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} at="" words="" head="" word i
-    local channels="amocrm bitrix24 email lptracker sendpulse telegram unisender uontravel webhooks"
+    local channels="amocrm bitrix24 email getresponse lptracker sendpulse telegram unisender uontravel webhooks"
     # bash splits --option=value into three words
     if [[ $cur == "=" ]]; then
         cur=""

@@ -23,7 +23,7 @@ end
 # email,am<TAB> goes on with the last of the list.
 function __leadctl_channels
     set -l head (commandline -ct | string replace -r '^--?[a-z-]+=' '' | string match -r '.*,')
-    printf "$head%s\n" amocrm bitrix24 email lptracker sendpulse telegram unisender uontravel webhooks
+    printf "$head%s\n" amocrm bitrix24 email getresponse lptracker sendpulse telegram unisender uontravel webhooks
 end
 
 complete -c leadctl -f

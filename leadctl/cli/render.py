@@ -25,7 +25,6 @@ _STYLES: Mapping[str, str] = {
     "supported": "green",
     "already_delivered": "dim",
     "already": "dim",
-    "planned": "dim",
     "skip": "dim",
     "skipped": "dim",
     "nothing": "dim",

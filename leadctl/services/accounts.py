@@ -12,29 +12,12 @@ from leadctl.channels import channel_names, is_channel
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import Account, CredentialId
 
-#: Channels of a later release: their names are known, nothing is sent there yet.
-PLANNED_CHANNELS: Mapping[str, str] = {"getresponse": "GetResponse"}
-
-
-def known_channels() -> tuple[str, ...]:
-    """Every channel that has a name, supported or not."""
-    return tuple(sorted({*channel_names(), *PLANNED_CHANNELS}))
-
-
-def check_supported(name: str) -> str:
-    """As :func:`check_channel`; raises ConfigError for those of a later release too."""
-    if not is_channel(check_channel(name)):
-        raise ConfigError(
-            f"{name} is not supported by this release", hint=f"supported channels: {', '.join(channel_names())}"
-        )
-    return name
-
 
 def check_channel(name: str, source: str = "") -> str:
     """The name itself, if it is a channel's. Raises ConfigError with the nearest one."""
-    known = known_channels()
-    if name in known:
+    if is_channel(name):
         return name
+    known = channel_names()
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     prefix = f"{source}: " if source else ""
     hint = f"did you mean {near[0]}?" if near else f"channels: {', '.join(known)}"

@@ -6,25 +6,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr
 
 from leadctl.channels import channel_class, channel_names
-from leadctl.services.accounts import PLANNED_CHANNELS, check_supported
+from leadctl.services.accounts import check_channel
 
 
 def channel_rows() -> list[dict[str, Any]]:
-    """A row for every channel that has a name: first the supported ones, then those of a later release."""
-    planned = [name for name in PLANNED_CHANNELS if name not in channel_names()]
-    return [_supported(name) for name in channel_names()] + [_planned(name) for name in planned]
+    """A row for every channel."""
+    return [_row(name) for name in channel_names()]
 
 
-def _planned(name: str) -> dict[str, Any]:
-    texts = dict.fromkeys(("docs", "limits", "repeat"), "")
-    lists: dict[str, list[Any]] = {"steps": [], "data_keys": [], "settings_keys": []}
-    return {
-        "name": name, "title": PLANNED_CHANNELS[name], "state": "planned", "batch": None, "errors": {},
-        **texts, **lists,
-    }  # fmt: skip
-
-
-def _supported(name: str) -> dict[str, Any]:
+def _row(name: str) -> dict[str, Any]:
     channel = channel_class(name)
     spec = channel.spec
     steps = [
@@ -61,7 +51,7 @@ def _is_secret(annotation: Any) -> bool:
 
 def channel_schema(name: str) -> dict[str, Any]:
     """JSON Schema of the credential's ``data`` and ``settings``, with an example. Raises ConfigError."""
-    channel = channel_class(check_supported(name))
+    channel = channel_class(check_channel(name))
     return {
         "schema": "leadctl.channel/1",
         "channel": name,

@@ -10,7 +10,7 @@ from leadctl.channels import channel_class, is_channel
 from leadctl.domain.errors import ConfigError, DeliveryError, InvalidCredential, Rejected, Unusable
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Account, sort_key
-from leadctl.services.accounts import check_supported, effective_account
+from leadctl.services.accounts import check_channel, effective_account
 from leadctl.services.loops import in_own_loop
 from leadctl.services.verdicts import GO_ON, OK, REFUSED
 from leadctl.store.credentials import load_credentials
@@ -41,7 +41,7 @@ def check_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
 
 def _chosen(app: "App", channel: str | None, credential: str | None) -> list[Account]:
     if channel is not None:
-        check_supported(channel)
+        check_channel(channel)
     overrides = app.ledger.overrides()
     accounts = [effective_account(account, overrides, {}) for account in load_credentials(app.db)]
     if credential is not None:

@@ -26,6 +26,7 @@ class Ending:
 DELIVERED = Ending("delivered", Outcome.DELIVERED, 0, next_outcome=Outcome.ALREADY_DELIVERED)
 FOUND = Ending("found", Outcome.DELIVERED, 0, SettledBy.LOOKUP, Outcome.ALREADY_DELIVERED)
 REPEATED = Ending("repeated", Outcome.DELIVERED, 0, SettledBy.RESEND, Outcome.ALREADY_DELIVERED)
+ACCEPTED = Ending("accepted", Outcome.DELIVERED, 0, SettledBy.ACCEPTED, Outcome.ALREADY_DELIVERED)
 REJECTED = Ending("rejected", Outcome.REJECTED, 1)
 FAILED = Ending("failed", Outcome.FAILED, 1)
 PARKED = Ending("parked", Outcome.UNPROCESSED, 4)
@@ -37,6 +38,7 @@ LEGEND: Mapping[Ending, str] = {
     DELIVERED: "delivered, after a retry where one was needed",
     FOUND: "delivered: found by asking the vendor, not sent again",
     REPEATED: "delivered by a repeat under the same key",
+    ACCEPTED: "delivered, as far as a vendor tells that only queues",
     REJECTED: "refused as it is; tried again when the lead is named again",
     FAILED: "surely not there; the next run tries again",
     PARKED: "unprocessed, exit 4: the credential is refused, nothing more is sent to it",

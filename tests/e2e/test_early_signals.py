@@ -1,7 +1,6 @@
 """A signal before anything is sent: while it waits for another process's run, and while it plans."""
 
 import signal
-import time
 
 import pexpect
 import pytest
@@ -17,7 +16,7 @@ from leadctl.services.stopping import StopSwitch
 plain = StopSwitch.wait
 def wait(self, seconds):
     pathlib.Path(f"waits-{os.getpid()}").touch()
-    return plain(self, seconds)
+    return plain(self, 3600)  # only the signal itself ends it within the test's time
 StopSwitch.wait = wait
 """
 #: Each page of the plan takes until a signal comes.
@@ -50,10 +49,8 @@ def test_a_signal_ends_the_wait_for_a_lease_with_its_own_code(world: World, box:
         wait_until(lambda: len(list(world.folder.glob("waits-*"))) == len(SIGNALS))
         for process, (number, code) in zip(waiting, SIGNALS, strict=True):
             assert process.poll() is None
-            began = time.monotonic()
             process.send_signal(number)
             done = world.finish(process)
-            assert time.monotonic() - began < 1
             assert (done.code, done.json["code"], done.json["exit_code"]) == (code, "interrupted", code)
             assert f"interrupted by {number.name}; nothing was sent" in done.err
         assert holder.poll() is None

@@ -46,7 +46,7 @@ def test_it_is_listed_planned_and_sent_to(world: World) -> None:
         world.add_credential(11, "acme", data)
         (lead,) = world.new_leads()
         names = [row["name"] for row in world.run("channels", "--json").json["channels"]]
-        assert set(names) == {*own_names(), "acme", "getresponse"}
+        assert set(names) == {*own_names(), "acme"}
         assert world.run("channels", "schema", "acme").json["example"]["data"]["base_url"] == "https://acme.example"
         assert world.run("plan", lead, "-c", "acme", "--json").json["totals"]["by_channel"] == {"acme": 1}
         assert world.run("channels", "check", "acme", "--json").json["checks"][0]["verdict"] == "ok"

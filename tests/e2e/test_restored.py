@@ -25,7 +25,7 @@ class Restored:
     def __init__(self, world: World, box: Sandbox) -> None:
         self.world, self.box = world, box
         world.connect(box)
-        world.add_credential(20, "bitrix24", box.vendor("bitrix24").credential(), DEALS)
+        world.add_credential(40, "bitrix24", box.vendor("bitrix24").credential(), DEALS)
         self.before, self.forgotten, self.fresh = (world.new_leads(3, created_at=LONG_AGO) for _ in range(3))
         self.send(self.before)
         self._copy(world.folder, "leads.db.leadctl.db", "backup.db")
@@ -83,9 +83,9 @@ def test_what_it_has_forgotten_is_looked_for_and_what_was_never_sent_is_sent(res
     restored.assert_once(*leads)
     how = {(d["lead_id"], d["channel"], d["credential_id"]): d["settled_by"] for d in done.json["deliveries"]}
     for lead in restored.forgotten:
-        assert {how[lead, "amocrm", 11], how[lead, "bitrix24", 12], how[lead, "bitrix24", 20]} == {"lookup"}
+        assert {how[lead, "amocrm", 11], how[lead, "bitrix24", 12], how[lead, "bitrix24", 40]} == {"lookup"}
     for lead in (*restored.fresh, *young):
-        assert {how[lead, "amocrm", 11], how[lead, "bitrix24", 20]} == {None}
+        assert {how[lead, "amocrm", 11], how[lead, "bitrix24", 40]} == {None}
 
     assert by_channel(done.json, "telegram") == {"already_delivered": 3, "unknown": 6, "delivered": 2}
     assert restored.telegrams(leads) == [1] * 6 + [0] * 3 + [1] * 2

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from leadctl.channels import channel_names
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import Account
 from leadctl.services.accounts import (
     check_channel,
     effective_account,
-    known_channels,
     load_accounts_file,
     load_settings_file,
 )
@@ -23,7 +23,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 def test_the_ten_channels_of_the_contract_are_known() -> None:
-    assert set(known_channels()) == {
+    assert set(channel_names()) == {
         "email", "amocrm", "telegram", "bitrix24", "webhooks",
         "getresponse", "sendpulse", "unisender", "lptracker", "uontravel",
     }  # fmt: skip

@@ -13,8 +13,8 @@ def test_every_channel_is_listed_once() -> None:
     rows = channel_rows()
     validate({"schema": "leadctl.channels/1", "channels": rows})
     assert len({row["name"] for row in rows}) == len(rows)
-    assert {row["name"] for row in rows if row["state"] == "supported"} == set(channel_names())
-    assert [row["name"] for row in rows if row["state"] == "planned"] == ["getresponse"]
+    assert {row["name"] for row in rows} == set(channel_names())
+    assert {row["state"] for row in rows} == {"supported"}
     assert len(rows) == 10
 
 
@@ -45,8 +45,3 @@ def test_a_channel_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         channel_schema("bitrix")
     assert caught.value.hint == "did you mean bitrix24?"
-
-
-def test_a_channel_of_a_later_release_is_said_to_be_one() -> None:
-    with pytest.raises(ConfigError, match="getresponse is not supported by this release"):
-        channel_schema("getresponse")

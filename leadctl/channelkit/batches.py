@@ -1,10 +1,13 @@
 """Batches that a vendor refuses as a whole, and their size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from leadctl.channelkit.spec import Step
-from leadctl.domain.errors import DeliveryError, Split, Unusable
+from leadctl.domain.errors import DeliveryError, Rejected, Split, Unusable
 from leadctl.domain.model import Delivery
+
+T = TypeVar("T")
 
 
 def without(
@@ -18,6 +21,20 @@ def without(
     if len(refused) == len(batch) and (worst or len(batch) == 1):
         return worst or refused[batch[0].key]
     return Split(f"{len(refused)} of {len(batch)} are refused", refused=refused, executed_maybe=executed_maybe)
+
+
+def each(batch: Sequence[Delivery], build: Callable[[Delivery], T]) -> list[T]:
+    """What is sent for each delivery. Raises as :func:`without` where a template fails for some of the leads."""
+    built: list[T] = []
+    refused: dict[str, DeliveryError] = {}
+    for delivery in batch:
+        try:
+            built.append(build(delivery))
+        except Rejected as error:
+            refused[delivery.key] = error
+    if refused:
+        raise without(batch, refused)
+    return built
 
 
 class AdaptiveSizes:

@@ -152,7 +152,10 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
         return None
 
     async def prepare(self, step: Step) -> Mapping[str, str]:
-        """What a later look-up needs, to be committed with the intents (amoCRM's highest lead id)."""
+        """What a later look-up needs, to be committed with the intents (amoCRM's highest lead id).
+
+        Not asked of an IDEMPOTENT step: nobody looks for what can be sent again.
+        """
         return {}
 
     @abstractmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leadctl.channelkit.channel import Toolbox
-from leadctl.channelkit.http import Answer, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.shorten import cut, utf16_units
 from leadctl.domain.errors import (
     Ambiguous,
@@ -192,11 +192,11 @@ class Api:
                 raise failure
             return answer.json()
         except Ambiguous as error:
-            raise Transient(error.message, vendor_code=error.vendor_code, http_status=error.http_status) from None
+            raise nothing_made(error) from None
         except Rejected as error:
             if of_lead:
                 raise
-            raise Unusable(error.message, vendor_code=error.vendor_code, http_status=error.http_status) from None
+            raise of_settings(error) from None
 
     async def list(self, path: str, identity: str, *, of_lead: bool = False) -> Sequence[Mapping[str, Any]]:
         """A list of objects with that id. Raises Transient where it is none: no absence is read out of that."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any
 
-from leadctl.channelkit.http import Answer, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpRequest, nothing_made, with_status
 from leadctl.domain.errors import Ambiguous, DeliveryError, Transient
 from leadctl.domain.masking import clean
 
@@ -91,7 +91,7 @@ class Reader:
                 raise with_status(self._failure(answer) or unread, answer)
             body = answer.json()
         except Ambiguous as error:
-            raise Transient(error.message, http_status=error.http_status, vendor_code=error.vendor_code) from None
+            raise nothing_made(error) from None
         if not isinstance(body, dict):
             raise Transient("the vendor's answer is not of the documented form", http_status=200)
         return body

@@ -25,7 +25,7 @@ from leadctl.channelkit.transport import (
     Phase,
     Transport,
 )
-from leadctl.domain.errors import Ambiguous, DeliveryError, Transient, Unusable
+from leadctl.domain.errors import Ambiguous, DeliveryError, Rejected, Transient, Unusable
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Delivery, Receipt, Verdict
 from leadctl.version import __version__
@@ -222,3 +222,17 @@ def with_status(error: DeliveryError, answer: Answer) -> DeliveryError:
     error.http_status = error.http_status or answer.status
     error.answer = error.answer or answer.excerpt
     return error
+
+
+def nothing_made(error: Ambiguous) -> Transient:
+    """The failure of a request that only asks: it leaves nothing in doubt."""
+    return Transient(error.message, **_details(error))
+
+
+def of_settings(error: Rejected) -> Unusable:
+    """The refusal of a request that holds no lead: the credential is to blame."""
+    return Unusable(error.message, **_details(error))
+
+
+def _details(error: DeliveryError) -> dict[str, Any]:
+    return {name: getattr(error, name) for name in ("vendor_code", "http_status", "path", "answer")}

@@ -25,10 +25,11 @@ async def find_marked(
 ) -> Mapping[str, Finding]:
     """Which of the keys the list has.
 
-    ``pages`` descend by id; an empty page is the end of the list, and a list that ends without one was not walked to
-    its end. ``floors``: key → an id that was there before the key was sent, where that is known: what is not found
-    above it is absent. A page that cannot be read (Transient) proves nothing for what was not found until then; the
-    first one's failure is raised. A list that was read as far as it may be, and did not tell, never will.
+    ``pages`` descend by id; an empty page is the end of the list, and no other is asked for; a list that ends without
+    one was not walked to its end. ``floors``: key → an id that was there before the key was sent, where that is known:
+    what is not found above it is absent. A page that cannot be read (Transient) proves nothing for what was not found
+    until then; the first one's failure is raised. A list that was read as far as it may be, and did not tell, never
+    will.
     """
     hits: dict[str, list[Listed]] = {key: [] for key in keys}
     lowest: int | None = None
@@ -45,6 +46,8 @@ async def find_marked(
                     lowest = None
                     break
                 lowest = min(ids, default=0)
+                if not page:
+                    break
                 if floors and lowest <= min(floors.values()):
                     told = replace(told, final=False)  # asked without the others, the rest is looked for further
                     break

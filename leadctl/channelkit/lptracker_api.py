@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.channel import Toolbox
-from leadctl.channelkit.http import Answer, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.sessions import Session, SessionAuth
 from leadctl.domain.errors import Ambiguous, DeliveryError, Rejected, Throttled, Transient, Unusable
 from leadctl.domain.masking import clean
@@ -94,7 +94,7 @@ class Api:
         except Rejected as error:
             if of_lead:
                 raise
-            raise Unusable(error.message, vendor_code=error.vendor_code, http_status=error.http_status) from None
+            raise of_settings(error) from None
         except ValueError:
             raise Transient("LPTracker's list is not of the documented form", http_status=200) from None
         await self._pause()
@@ -108,7 +108,7 @@ class Api:
         """The failure of a question leaves nothing in doubt."""
         if error.vendor_code == "429":
             return self._throttled(None, "429")
-        return Transient(error.message, vendor_code=error.vendor_code, http_status=error.http_status)
+        return nothing_made(error)
 
     async def _log_in(self) -> Session:
         """Once a process and account. Never logged out: others may use the token."""
@@ -116,7 +116,7 @@ class Api:
         try:
             result = self.result(answer)
         except Rejected as error:
-            raise Unusable(error.message, vendor_code=error.vendor_code, http_status=error.http_status) from None
+            raise of_settings(error) from None
         token = result.get("token") if isinstance(result, dict) else None
         if not isinstance(token, str) or not token:
             raise Ambiguous("LPTracker answers the login without a token")

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from leadctl.channelkit.channel import Toolbox
-from leadctl.channelkit.http import Answer, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.sessions import Session, SessionAuth
-from leadctl.domain.errors import Ambiguous, DeliveryError, Rejected, Throttled, Transient, Unusable
+from leadctl.domain.errors import Ambiguous, DeliveryError, Rejected, Throttled, Unusable
 from leadctl.domain.masking import clean
 
 TOKEN_PATH = "/oauth/access_token"  # noqa: S105 a path
@@ -119,7 +119,7 @@ class Api:
                 raise failure
             found = None if failure is not None else answer.json()
         except Ambiguous as error:
-            raise self.nothing_made(error) from None
+            raise nothing_made(error) from None
         await self._toolbox.clock.sleep(PAUSE / self._toolbox.scale)
         return found
 
@@ -146,10 +146,6 @@ class Api:
         if isinstance(status, int) and status in CLOSED:
             raise Unusable(f"address book {book} is {CLOSED[status]}", vendor_code="address_book_id")
         return f"address book {clean(str(found.get('name') or ''), 80)} ({book})"
-
-    def nothing_made(self, error: Ambiguous) -> Transient:
-        """The failure of a question."""
-        return Transient(error.message, vendor_code=error.vendor_code, http_status=error.http_status)
 
     def failure(self, answer: Answer) -> DeliveryError | None:
         """What the answer says is wrong; None where it is good, or only cannot be read."""
@@ -191,11 +187,6 @@ class Api:
 def missing(key: str, value: object) -> Unusable:
     """Something that the credential names is not there."""
     return Unusable(f"SendPulse has no {value}, which {key} names: correct it", vendor_code=key)
-
-
-def of_settings(error: Rejected) -> Unusable:
-    """A refusal of a request that holds no lead."""
-    return Unusable(error.message, vendor_code=error.vendor_code, http_status=error.http_status, answer=error.answer)
 
 
 def _bearer(token: str) -> Mapping[str, str]:

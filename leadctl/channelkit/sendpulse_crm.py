@@ -10,7 +10,8 @@ from typing import Any
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.fields import phone_e164
-from leadctl.channelkit.sendpulse_api import Api, missing, of_settings
+from leadctl.channelkit.http import nothing_made, of_settings
+from leadctl.channelkit.sendpulse_api import Api, missing
 from leadctl.domain.errors import Ambiguous, Rejected
 from leadctl.domain.masking import clean
 from leadctl.domain.model import Absent, CannotTell, Finding, Found, Lead
@@ -111,7 +112,7 @@ class Crm:
         except Rejected as error:
             raise of_settings(error) from None
         except ValueError:
-            raise self._api.nothing_made(Ambiguous("SendPulse's list is not of the documented form")) from None
+            raise nothing_made(Ambiguous("SendPulse's list is not of the documented form")) from None
         return f"pipeline {clean(str(pipelines[pipeline_id].get('name') or ''), 80)} ({pipeline_id})"
 
     async def _listed(self, path: str) -> Sequence[hal.Entity]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.auth import BearerAuth, OAuthConfig, named_wait
-from leadctl.channelkit.batches import AdaptiveSizes, without
+from leadctl.channelkit.batches import AdaptiveSizes, each, without
 from leadctl.channelkit.channel import ChannelSettings, Text, TextList, Toolbox
 from leadctl.channelkit.fields import email_address, multiline, phone_text, remarks, split_name, utm
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, with_status
@@ -179,20 +179,8 @@ class AmoCrm(HttpChannel[AmoCrmConfig, AmoCrmSettings]):
         if step.name == "note":
             path, bodies = "/api/v4/leads/notes", [self._note(delivery) for delivery in batch]
         else:
-            path, bodies = "/api/v4/leads/complex", self._leads(batch)
+            path, bodies = "/api/v4/leads/complex", each(batch, self._lead)
         return HttpRequest.json("POST", self.config.base + path, bodies)
-
-    def _leads(self, batch: Sequence[Delivery]) -> list[dict[str, Any]]:
-        bodies: list[dict[str, Any]] = []
-        refused: dict[str, DeliveryError] = {}
-        for delivery in batch:
-            try:
-                bodies.append(self._lead(delivery))
-            except Rejected as error:  # a template that fails for this lead
-                refused[delivery.key] = error
-        if refused:
-            raise without(batch, refused)
-        return bodies
 
     def _lead(self, delivery: Delivery) -> dict[str, Any]:
         contact = _contact(delivery.lead)

@@ -13,14 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.auth import Token
-from leadctl.channelkit.batches import without
+from leadctl.channelkit.batches import each
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
 from leadctl.channelkit.fields import answers_text, email_address, multiline, phone_e164, remarks, split_name, utm
-from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, with_status
-from leadctl.channelkit.sendpulse_api import Api, Login, of_settings
+from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, nothing_made, of_settings, with_status
+from leadctl.channelkit.sendpulse_api import Api, Login
 from leadctl.channelkit.sendpulse_crm import CRM, PAGE, Crm, data_of, matching, source_id
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
-from leadctl.channelkit.templates import LABELS, check_template, render
+from leadctl.channelkit.templates import LABELS, check_template, never_fails, render
 from leadctl.domain.errors import Ambiguous, DeliveryError, InvalidCredential, Rejected, Split
 from leadctl.domain.masking import clean
 from leadctl.domain.model import CannotTell, Delivery, Destination, Done, Finding, Lead, Receipt, Verdict
@@ -202,6 +202,11 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
             return (error.message,)
         return ()
 
+    @cached_property
+    def judged(self) -> frozenset[str]:
+        safe = all(map(never_fails, self.settings.fields.values()))
+        return frozenset({"phone", "email"}) if safe else super().judged
+
     def needs(self, step: Step, delivery: Delivery) -> bool:
         """A contact that was found is left as it is: what it lacks stands in the comment."""
         if step in (BOOK, DEAL, COMMENT):
@@ -231,16 +236,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
 
     def _subscribers(self, batch: Sequence[Delivery]) -> list[dict[str, Any]]:
         """Only these two keys: with others the vendor answers 500 (sendpulse/sendpulse-rest-api-php#9)."""
-        subscribers: list[dict[str, Any]] = []
-        refused: dict[str, DeliveryError] = {}
-        for delivery in batch:
-            try:
-                subscribers.append({"email": email_address(delivery.lead), "variables": self._variables(delivery)})
-            except Rejected as error:  # a template that fails for this lead
-                refused[delivery.key] = error
-        if refused:
-            raise without(batch, refused)
-        return subscribers
+        return each(batch, lambda d: {"email": email_address(d.lead), "variables": self._variables(d)})
 
     def _variables(self, delivery: Delivery) -> dict[str, str]:
         """Empty ones are left out: whether a book takes an empty value is not documented, and one that it does not
@@ -343,7 +339,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
             return await super().send(step, batch)
         except Ambiguous as error:
             if step in _QUESTIONS:
-                raise self._api.nothing_made(error) from None
+                raise nothing_made(error) from None
             raise
 
     async def _send_contact(self, delivery: Delivery) -> Verdict:

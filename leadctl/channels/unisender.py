@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urlsplit
@@ -15,10 +16,10 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from leadctl.channelkit import unisender_api
-from leadctl.channelkit.batches import without
+from leadctl.channelkit.batches import each
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
 from leadctl.channelkit.fields import UTM_KEYS, answers_text, email_address, multiline, phone_e164, remarks, utm
-from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
 from leadctl.channelkit.templates import LABELS, check_template, render
 from leadctl.channelkit.unisender_api import number_of
@@ -188,6 +189,10 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
             return ("UniSender imports no role addresses (info@, sales@, noreply@ …)",)
         return ()
 
+    @cached_property
+    def judged(self) -> frozenset[str]:
+        return frozenset({"phone", "email"})
+
     def batch_size(self, step: Step) -> int:
         if self.settings.double_optin != 3:
             return 1  # only subscribe sends letters
@@ -208,7 +213,7 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
     # What is sent
 
     def build(self, step: Step, batch: Sequence[Delivery]) -> HttpRequest:
-        rows = self._rows(batch)
+        rows = each(batch, self._row)
         lists = ",".join(self.config.list_ids)
         if len(rows) == 1:
             pairs = [(f"fields[{name}]", text) for name, text in rows[0].items()]
@@ -229,18 +234,6 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         url = f"{self.config.base_url.rstrip('/')}/{self.config.lang}/api/{method}"
         kind = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
         return HttpRequest("POST", url, urlencode(form, errors="replace").encode(), kind)
-
-    def _rows(self, batch: Sequence[Delivery]) -> list[dict[str, str]]:
-        rows: list[dict[str, str]] = []
-        refused: dict[str, DeliveryError] = {}
-        for delivery in batch:
-            try:
-                rows.append(self._row(delivery))
-            except Rejected as error:  # a template that fails for this lead
-                refused[delivery.key] = error
-        if refused:
-            raise without(batch, refused)
-        return rows
 
     def _row(self, delivery: Delivery) -> dict[str, str]:
         """Field → value. What belongs to the person is left out where it is empty, what belongs to the lead is not:
@@ -283,7 +276,7 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
             await self._lists()
             self._known = await self._fields()
         groups: dict[tuple[str, ...], list[Delivery]] = {}
-        for delivery, row in zip(batch, self._rows(batch), strict=True):
+        for delivery, row in zip(batch, each(batch, self._row), strict=True):
             groups.setdefault(tuple(row), []).append(delivery)
         receipts: dict[str, Receipt] = {}
         verdict = Verdict(receipts)
@@ -410,7 +403,7 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         try:
             return self._envelope.result(await self.exchange(self._request(method, pairs)))
         except Ambiguous as error:
-            raise Transient(error.message, vendor_code=error.vendor_code, http_status=error.http_status) from None
+            raise nothing_made(error) from None
 
     async def _lists(self) -> str:
         """Names the configured lists. Raises Unusable where one is missing."""
@@ -433,7 +426,7 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         try:
             result = await self._read(method)
         except Rejected as error:  # no lead is in it
-            raise Unusable(error.message, vendor_code=error.vendor_code) from None
+            raise of_settings(error) from None
         if not isinstance(result, list) or not all(isinstance(item, dict) for item in result):
             raise Transient(f"UniSender's answer to {method} is not of the documented form")
         return {str(item.get(key)): clean(str(item.get(value) or ""), 60) for item in result}

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from leadctl.channelkit import hal
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
 from leadctl.channelkit.fields import email_address, multiline, phone_e164, remarks, split_name, utm
-from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, with_status
+from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.lookup import Listed, find_marked
 from leadctl.channelkit.phpquery import php_map
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
@@ -346,9 +346,9 @@ class UonTravel(HttpChannel[UonTravelConfig, UonTravelSettings]):
                 raise with_status(self._failure(answer, result, text), answer)
             body = answer.json()
         except Ambiguous as error:
-            raise _nothing_made(error, Transient) from None
+            raise nothing_made(error) from None
         except Rejected as error:  # no lead is in a question
-            raise _nothing_made(error, Unusable) from None
+            raise of_settings(error) from None
         return body if isinstance(body, dict) else {}  # no object is no list either
 
     async def check(self) -> str:
@@ -358,14 +358,6 @@ class UonTravel(HttpChannel[UonTravelConfig, UonTravelSettings]):
         if chosen.isdecimal() and chosen not in {str(manager.get("u_id")) for manager in managers}:
             raise Unusable(f"U-ON has no manager {chosen}, whom settings.fields names (r_u_id)", path="r_u_id")
         return f"{self._host}: an account of {len(managers)} managers; that the key may POST is shown only by a send"
-
-
-def _nothing_made(error: DeliveryError, kind: type[Transient] | type[Unusable]) -> DeliveryError:
-    """The failure of a question leaves nothing in doubt."""
-    return kind(
-        error.message, vendor_code=error.vendor_code, http_status=error.http_status, path=error.path,
-        answer=error.answer,
-    )  # fmt: skip
 
 
 def _said(answer: Answer) -> tuple[str, str]:

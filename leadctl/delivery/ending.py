@@ -94,14 +94,14 @@ class Endings:
             await self._finish_quietly([job], Outcome.ALREADY_DELIVERED, None, None)
         elif not claim.held:
             job.adopt(claim.target)
-            batch.queue.put(job, now, now)  # as the row says now: to be asked for, sent, or left alone
+            batch.queue.put(job, now)  # as the row says now: to be asked for, sent, or left alone
         else:
             job.held_since = now if job.held_since is None else job.held_since
             if now - job.held_since > self._policy.timeout / self._policy.scale:
                 error = Transient("another process of leadctl is sending it")
                 await self._finish_quietly([job], Outcome.UNPROCESSED, ErrorCode.IN_USE_ELSEWHERE, error)
             else:
-                batch.queue.put(job, now + HELD_POLL, now)
+                batch.queue.put(job, now + HELD_POLL)
 
     async def after_bug(self, batch: Batch, bug: DeliveryError) -> None:
         """A bug of ours in the middle: what may have left is unknown."""
@@ -109,7 +109,7 @@ class Endings:
         moves: list[Callable[[], None]] = []
         for job in batch.jobs:
             if not job.ours:
-                batch.queue.put(job, 0.0, 0.0)
+                batch.queue.put(job, 0.0)
                 continue
             job.doubt(job.context, self._clock.now(), self._clock.monotonic())
             record, move = self._finish(job, Outcome.UNKNOWN, ErrorCode.BUG, bug, None)
@@ -183,7 +183,7 @@ class Endings:
         if wrote is not None:
             job.let_go()
         now = self._clock.monotonic()
-        return Record(attempt, wrote), lambda: queue.put(job, now + delay, self._clock.monotonic())
+        return Record(attempt, wrote), lambda: queue.put(job, now + delay)
 
     async def _commit(self, records: Sequence[Record], moves: Sequence[Callable[[], None]]) -> None:
         if records:

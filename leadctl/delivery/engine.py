@@ -234,7 +234,7 @@ class Engine:
     def _back(self, batch: Batch) -> None:
         now = self._clock.monotonic()
         for job in batch.jobs:
-            batch.queue.put(job, now, now)
+            batch.queue.put(job, now)
 
     async def _slot(self, batch: Batch) -> bool:
         """A place in every bucket. False: stopped, or the pause is longer than patience."""

@@ -53,7 +53,7 @@ class AccountQueue:
     source: Source
     buckets: Sequence[Bucket]
     parking: Parking | None = None
-    #: How many requests were accepted, up to the end of :data:`RAMP`; None: no ramp.
+    #: How many requests of the main step were accepted, up to the end of :data:`RAMP`; None: no ramp.
     level: int | None = None
     in_flight: int = 0
     #: Requests that had a place in the limiter.
@@ -74,12 +74,10 @@ class AccountQueue:
     _order: Iterator[int] = field(default_factory=itertools.count)
     _filling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def put(self, job: Job, due: float, now: float) -> None:
+    def put(self, job: Job, due: float) -> None:
+        """Again at that time, before what is fresh: a lead is taken to its end before the next one is begun."""
         job.due = due
-        if due <= now and not self._keyed:  # else it keeps its place before those behind it
-            self._ready.append(job)
-        else:
-            heapq.heappush(self._later, (due, next(self._order), job))
+        heapq.heappush(self._later, (due, next(self._order), job))
 
     def wake(self, now: float) -> None:
         """What is due becomes ready, before what is fresh."""
@@ -131,13 +129,19 @@ class AccountQueue:
         """The most deliveries in the next request while the ramp lasts; then no two are under way."""
         return RAMP[self.level] if self.level is not None and self.level < len(RAMP) else None
 
-    def accepted(self) -> None:
-        """A request was accepted."""
+    def accepted(self, step: Step) -> None:
+        """A request was accepted. A contact says nothing of the deal that follows it, and a note nothing new."""
+        if self.batch_cap is not None:  # what was refused for one delivery must not slow down all that follow it
+            self.batch_cap *= 2
+        if step.name != self._main.name:
+            return
         self.accepted_any = True
         if self.level is not None:
             self.level += 1
-        if self.batch_cap is not None:  # what was refused for one delivery must not slow down all that follow it
-            self.batch_cap *= 2
+
+    @property
+    def _main(self) -> Step:
+        return next(step for step in self.route.channel.steps if not step.preparatory)
 
     def _pick(self, step: Step, mode: Mode, size: int) -> list[Job]:
         picked: list[Job] = []

@@ -99,7 +99,7 @@ class Settler(Endings):
             records.append(record)
             moves.append(move)
         if any(isinstance(receipts.get(job.key), Done) for job in jobs):
-            batch.queue.accepted()
+            batch.queue.accepted(batch.step)
         if not throttled:
             self._limiter.passed(batch.queue.buckets)
         if answered.together and all(_is_end(record) for record in records):
@@ -225,7 +225,7 @@ class Settler(Endings):
                 self._notice_duplicates(queue, job, finding)
             if not job.main_done:
                 job.settled_by = SettledBy.LOOKUP
-            queue.accepted_any = True
+            queue.accepted_any = queue.accepted_any or not step.preparatory
             job.accept(step, Done(finding.remote_id, finding.remote_url, finding.parts))
             return self._next(queue, job, attempt)
         job.untold = isinstance(finding, CannotTell) and finding.final
@@ -258,7 +258,7 @@ class Settler(Endings):
         attempts = [job.attempt(batch.step, "lookup", started, ended, snake(type(error))) for job in jobs]
         await self._ledger.record(self._run_id, [Record(attempt=attempt) for attempt in attempts])
         for job in jobs:
-            batch.queue.put(job, now, now)
+            batch.queue.put(job, now)
         if isinstance(error, Throttled):
             self._pause(batch.queue, error.retry_after, error.scope, error)
             await self._limiter.publish()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from leadctl.channelkit.spec import Limit, Step
+from leadctl.channelkit.spec import Limit, Retransmit, Step
 from leadctl.delivery.lanes import AccountQueue
 from leadctl.delivery.retries import Policy
 from leadctl.domain.errors import (
@@ -250,6 +250,42 @@ def test_a_wrong_configuration_costs_one_delivery() -> None:
     w.channel.whole = [Unusable("no such pipeline")]
     run_virtual(w.run(*range(60)))
     assert [len(ids) for _, _, ids in w.channel.sent] == [1]
+
+
+def two_steps() -> World:
+    """A contact, and then the deal that counts; 50 in a request."""
+    contact = Step("contact", Retransmit.LOOKUP, batch=50, looks=(8.0,), preparatory=True)
+    w = World(Scripted((contact, Step("deal", Retransmit.LOOKUP, batch=50, looks=(8.0,)))))
+    w.bulk = True
+    return w
+
+
+def test_the_first_delivery_is_taken_to_its_end_before_others_begin() -> None:
+    """A contact that was made says nothing of the pipeline that its deal goes to."""
+    w = two_steps()
+    run_virtual(w.run(*range(60)))
+    assert [(name, len(ids)) for _, name, ids in w.channel.sent] == [
+        ("contact", 1), ("deal", 1), ("contact", 5), ("deal", 5), ("contact", 50), ("deal", 50), ("contact", 4),
+        ("deal", 4),
+    ]  # fmt: skip
+
+
+def test_a_wrong_configuration_of_the_second_step_costs_one_contact() -> None:
+    w = two_steps()
+    w.channel.script[0] = [Done("c0"), Unusable("no such pipeline")]
+    report = run_virtual(w.run(*range(60)))
+    assert [(name, ids) for _, name, ids in w.channel.sent] == [("contact", [0]), ("deal", [0])]
+    assert report.parked[7].code is ErrorCode.CREDENTIAL_REFUSED
+
+
+def test_twenty_equal_refusals_of_the_second_step_park_too() -> None:
+    w = two_steps()
+    for i in range(60):
+        w.channel.script[i] = [Done(f"c{i}"), Rejected("no", vendor_code="NotSupportedChoice", path="status_id")]
+    report = run_virtual(w.run(*range(60)))
+    refused = [ids for _, name, ids in w.channel.sent if name == "deal"]
+    assert [len(ids) for ids in refused] == [1] * 20, "the ramp begins when one is through"
+    assert report.parked[7].code is ErrorCode.CREDENTIAL_REFUSED
 
 
 def test_refusals_that_differ_do_not_park() -> None:

@@ -185,6 +185,8 @@ class Engine:
             return
         lane.probing = True
         try:
+            if not await self._slot(queue):  # a probe is a request like the others
+                return
             await self._cancellable(queue.route.channel.check())
         except (Transient, Ambiguous, Throttled, _Cut):
             lane.breaker.probe_failed(self._clock.monotonic())
@@ -211,19 +213,19 @@ class Engine:
 
     async def _carry(self, lane: Lane, batch: Batch) -> None:
         batch.queue.in_flight += 1
+        began = self._clock.monotonic()
         try:
             if batch.mode is Mode.HELD:
                 await self._hold(batch)
             elif batch.mode is Mode.NOTHING:
                 await self._settler.nothing_left(batch)
-            elif not await self._slot(batch):
+            elif not await self._slot(batch.queue):
                 self._back(batch)
             elif batch.mode is Mode.LOOK:
                 await self._look(lane, batch)
             else:
                 await self._send(lane, batch)
-            for _ in range(batch.queue.unplaced()):
-                await self._limiter.reserve(batch.queue.buckets)
+            await self._limiter.count(batch.queue.buckets, batch.queue.unplaced(), began)
         except LeadctlError:
             raise
         except Exception as error:  # noqa: BLE001 whatever it is, these deliveries get an outcome
@@ -236,9 +238,8 @@ class Engine:
         for job in batch.jobs:
             batch.queue.put(job, now)
 
-    async def _slot(self, batch: Batch) -> bool:
+    async def _slot(self, queue: AccountQueue) -> bool:
         """A place in every bucket. False: stopped, or the pause is longer than patience."""
-        queue = batch.queue
         while not self._stop.is_set() and not queue.parking:
             if await self._is_silenced(queue):
                 return False
@@ -324,17 +325,11 @@ class Engine:
             jobs,
             receipts,
             Answered(
-                started,
-                self._clock.now(),
-                self._clock.monotonic() - began,
-                context,
-                status,
-                digest,
-                probe,
+                started, self._clock.now(), self._clock.monotonic() - began, context, status, digest, probe,
                 together=window > 0,
             ),
             claimed=not isinstance(whole, Stopped),
-        )
+        )  # fmt: skip
 
     async def _prepared(self, lane: Lane, batch: Batch) -> Mapping[str, str] | None:
         """What a look-up will need; None: these are not sent now."""
@@ -347,7 +342,7 @@ class Engine:
         except DeliveryError as error:
             await self._not_sent(lane, batch, error)
         else:
-            if channel.exchanges == made or await self._slot(batch):  # its own request has used the place
+            if channel.exchanges == made or await self._slot(batch.queue):  # its own request has used the place
                 return context
             self._back(batch)
         return None

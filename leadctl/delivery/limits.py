@@ -117,6 +117,12 @@ class Limiter:
         now = self._now()
         return round(max(0.0, *(place - now for place in places)), 6)
 
+    async def count(self, buckets: Sequence[Bucket], requests: int, since: float) -> None:
+        """Requests that were made without places, since that monotonic time: they take those from then on."""
+        for bucket in buckets if requests else ():
+            state = self._state(bucket)
+            await self._buckets.take(bucket.scope, since + self._unix(), state.interval, state.tolerance, requests)
+
     async def _place(self, bucket: Bucket) -> float:
         state = self._state(bucket)
         async with state.lock:

@@ -30,7 +30,7 @@ allow_private = ["127.0.0.0/8"]
 [limits]
 scale = 100
 [limits.amocrm]
-rate = 0.02
+rate = 0.1
 [send]
 patience = 2
 """

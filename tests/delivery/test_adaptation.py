@@ -114,6 +114,24 @@ def test_lanes_in_flight_together_count_as_one_refusal() -> None:
     assert run_virtual(main()) == pytest.approx(1 / (CONFIGURED * 0.7), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("pause", "expected"),
+    [(0.5, 0.0), (1 / CONFIGURED, 0.0), (0.0, 10 / CONFIGURED)],
+    ids=["slower than the limit", "as fast as it", "all at once"],
+)
+def test_requests_without_places_count_from_when_they_were_made(pause: float, expected: float) -> None:
+    """The pages of a look-up that paced themselves are not waited for a second time."""
+
+    async def main() -> float:
+        limiter, clock = Limiter(LoopClock()), LoopClock()
+        began = clock.monotonic()
+        await clock.sleep(10 * pause)
+        await limiter.count([BUCKET], 10, began)
+        return await limiter.reserve([BUCKET])
+
+    assert run_virtual(main()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_lanes_side_by_side_stay_inside_the_band() -> None:
     vendor = Vendor(4)
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from leadctl.cli.context import Context
@@ -90,7 +91,9 @@ def estimate_lines(estimates: "Sequence[Estimate]") -> list[str]:
 def _ask(context: Context, question: "Question") -> None:
     try:
         with interruptible():  # before the question is seen: the answer to it may be Ctrl-C
-            context.err.write(f"{question_text(context, question)}\nGo on? [y/N] ")
+            lines = question_text(context, question).splitlines()
+            folded = "\n".join(fill(line, max(40, context.columns), subsequent_indent="  ") for line in lines)
+            context.err.write(f"{folded}\nGo on? [y/N] ")
             context.err.flush()
             answer = context.stdin.readline() if context.stdin else ""
     except Interrupted as signal:

@@ -342,7 +342,7 @@ class Settler(Endings):
             return  # the same answer for each delivery of the batch: one pause
         pause = self._limiter.pause(queue.buckets, seconds, scope)
         account = queue.route.account
-        self._observer(Throttling(account.channel, account.credential_id, pause, error.message))
+        self._observer(Throttling(account.channel, account.credential_id, round(pause, 3), error.message))
 
     def _count_refusal(self, queue: AccountQueue, error: DeliveryError) -> None:
         if not isinstance(error, Rejected) or queue.accepted_any:

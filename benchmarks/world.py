@@ -22,7 +22,12 @@ _APART: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
     "amocrm": lambda n: {"subdomain": f"acme{n}"},
     "bitrix24": lambda n: {"webhook_url": f"https://acme{n}.bitrix24.com/rest/1/k3y0fth3w3bh00k/"},
     "email": lambda n: {"to": [f"sales{n}@example.org"]},
+    "getresponse": lambda n: {"campaign_id": f"L{n}"},
+    "lptracker": lambda n: {"project_id": 1000 + n},
+    "sendpulse": lambda n: {"address_book_id": 1000 + n},
     "telegram": lambda n: {"chat_id": -1001000000000 - n},
+    "unisender": lambda n: {"list_ids": [1000 + n]},
+    "uontravel": lambda n: {"api_key": f"example{n:06d}key"},
     "webhooks": lambda n: {"url": f"https://crm{n}.example/hooks/leads"},
 }
 

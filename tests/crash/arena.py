@@ -190,8 +190,9 @@ def notes(box: Sandbox) -> Counter[str]:
 
 
 def unknown(document: Mapping[str, Any]) -> set[str]:
-    """The leads that a run reports to be in doubt."""
-    return {str(entry["lead_id"]) for entry in document["errors"] if entry["code"] == "maybe_delivered"}
+    """The leads that a run reports to be in doubt where nothing can be known."""
+    entries = (entry for entry in document["errors"] if entry["channel"] == BLIND)
+    return {str(entry["lead_id"]) for entry in entries if entry["code"] == "maybe_delivered"}
 
 
 def _move(path: Path, server: str, url: str) -> None:

@@ -77,21 +77,6 @@ def _same(wanted: ExternalId | None, found: ExternalId | None) -> bool:
     return wanted is None or (found is not None and str(wanted) == str(found))
 
 
-def iter_heads(db: Database, ids: Sequence[LeadId] | None, filters: LeadFilter, page: int = 1000) -> Iterator[LeadHead]:
-    """The selected leads: in the order of ``ids`` (each once), else ascending by id.
-
-    Every page is a query of its own, so that no read transaction stays open while leads are sent.
-    """
-    if ids is None:
-        for heads in head_pages(db, filters, page):
-            yield from heads
-        return
-    for ids_page in pages(list(dict.fromkeys(ids)), page):
-        for _, standing, head in classify(db, ids_page, filters):
-            if standing == "planned" and head is not None:
-                yield head
-
-
 def classify(
     db: Database, ids_page: Sequence[LeadId], filters: LeadFilter
 ) -> Iterator[tuple[LeadId, Standing, LeadHead | None]]:

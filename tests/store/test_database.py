@@ -15,8 +15,9 @@ from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.settings import DatabaseSettings
 from leadctl.store.database import Database, IdType
 from leadctl.store.engines import describe, explain, explained, is_busy, is_race, parse_url, sqlite_engine
-from leadctl.store.leads import LeadFilter, heads_by_ids, iter_heads, load_leads
+from leadctl.store.leads import LeadFilter, heads_by_ids, load_leads
 from tests.store.helpers import execute, opened, sample
+from tests.support.heads import iter_heads
 
 mysql_errors: Any = importlib.import_module("pymysql.err")  # it has no types
 

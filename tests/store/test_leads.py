@@ -17,12 +17,12 @@ from leadctl.store.leads import (
     Selection,
     classify,
     heads_by_ids,
-    iter_heads,
     load_leads,
     read_text,
     read_time,
 )
 from tests.store.helpers import execute, opened
+from tests.support.heads import iter_heads
 
 ALL = LeadFilter()
 

@@ -6,9 +6,10 @@ import pytest
 
 from leadctl.domain.errors import ConfigError
 from leadctl.store.credentials import load_credentials, load_links
-from leadctl.store.leads import LeadFilter, iter_heads
+from leadctl.store.leads import LeadFilter
 from leadctl.store.sample import create_tables
 from tests.store.helpers import execute, opened
+from tests.support.heads import iter_heads
 
 
 def test_the_four_tables_and_nothing_else(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_an_unknown_key_is_an_error_with_the_nearest_right_one(text: str, key: s
 
 
 def test_an_unknown_key_without_a_near_one_lists_what_is_known() -> None:
-    assert refused("[database]\nqqqq = 1").hint == "known here: name, url, timezone"
+    assert refused("[database]\nqqqq = 1").hint == "known here: name, url, timezone, app_key, previous_keys, mapping"
 
 
 @pytest.mark.parametrize(

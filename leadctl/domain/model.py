@@ -62,6 +62,8 @@ class Lead:
     answers: tuple[Answer, ...] = ()
     #: Aware, UTC.
     created_at: datetime | None = None
+    #: Why something of it could not be read ("phone is encrypted …"); never holds a value. Such a lead is not sent.
+    problem: str | None = None
 
     @property
     def digest(self) -> str:
@@ -241,6 +243,14 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """A delivery that the application's own log proves, as far as it tells of it. ``at`` is aware, UTC."""
+
+    at: datetime | None = None
+    remote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedDelivery:
     """One lead to one credential: to be sent, or proven already (then ``state`` is None)."""
 
@@ -252,6 +262,15 @@ class PlannedDelivery:
     #: The number of the send at that destination: 0, and one more for each forced one.
     n: int = 0
     target: Target | None = None
+    #: Proof of the application's own log, where the ledger has none.
+    logged: Logged | None = None
+
+    @property
+    def proof(self) -> tuple[datetime | None, str | None]:
+        """When it arrived, and the vendor's id, as far as it is known."""
+        if self.target is not None:
+            return self.target.updated_at, self.target.remote_id
+        return (self.logged.at, self.logged.remote_id) if self.logged is not None else (None, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from leadctl.settings import Settings
+from leadctl.settings.mapping import MappingSettings
 
 _WIDTH = 100
 #: What a key that has no default could look like.
-_EXAMPLES: Mapping[str, object] = {"timezone": "Europe/Moscow", "ledger.url": "sqlite:////var/lib/leadctl/ledger.db"}
+_EXAMPLES: Mapping[str, object] = {
+    "database.app_key": "env:APP_KEY",
+    "timezone": "Europe/Moscow",
+    "ledger.url": "sqlite:////var/lib/leadctl/ledger.db",
+}
 #: Keys that are written out although they have a default: changing them later loses sight of the ledger.
 _ALWAYS = frozenset({"database.name", "database.url"})
 _HEADER = (
@@ -23,6 +28,46 @@ _RATES = (
     "A table per channel, or [limits.\"amocrm:7\"] for one credential: rate requests per so many seconds. It may "
     "be raised to the limit that `leadctl channels` names as the vendor's own."
 )  # fmt: skip
+#: What ``[database.mapping]`` may hold. Every line is a comment: the tables of CONTRACT need none of it.
+_MAPPING = """
+[database.mapping]
+prefix = "crm_"
+[database.mapping.leads]
+table = "requests"
+external_entity_id = "entity_id"
+external_project_id = "project_id"
+name = "payload->contact->name"
+utm = { utm_source = "utm_source", utm_medium = "utm_medium" }
+page_url = { value = "https://example.com/" }
+[database.mapping.credentials]
+table = "integrations"
+enabled = { column = "status", equals = ["active"] }
+[database.mapping.entity_credentials]
+table = "integrables"
+external_entity_id = "integrable_id"
+credentials_id = "integration_id"
+where = { integrable_type = "App\\\\Models\\\\Entity" }
+[database.mapping.project_credentials]
+table = "integrables"
+external_project_id = "integrable_id"
+credentials_id = "integration_id"
+where = { integrable_type = "App\\\\Models\\\\Project" }
+[database.mapping.types]
+AmoCRM = "amocrm"
+[database.mapping.data.telegram]
+bot_token = { key = "token", default = "env:BOT_TOKEN" }
+[database.mapping.deliveries]
+table = "lead_logs"
+lead_id = "lead_id"
+credential_id = "integration_id"
+status = "state"
+delivered = ["sent"]
+at = "created_at"
+"""
+_ABOUT_MAPPING = (
+    "Where tables and columns have other names: name only what differs (README has more). `leadctl init "
+    "--database-url URL` writes this for a database that it knows the shape of."
+)
 
 
 def render_config(database_url: str | None = None) -> str:
@@ -38,8 +83,10 @@ def render_config(database_url: str | None = None) -> str:
     for name, model in sections:
         lines += ["", f"[{name}]"]
         for key, field in model.model_fields.items():
-            lines += _key(f"{name}.{key}", key, field, given)
+            if field.annotation is not MappingSettings:
+                lines += _key(f"{name}.{key}", key, field, given)
     lines += ["", *_comment(_RATES), "# [limits.amocrm]", "# rate = 5", "# per = 1"]
+    lines += ["", *_comment(_ABOUT_MAPPING), *(f"# {line}" for line in _MAPPING.strip().splitlines())]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from leadctl.delivery.jobs import Job, Route
 from leadctl.delivery.lanes import AccountQueue, Source
 from leadctl.delivery.limits import overridden
 from leadctl.domain.model import CredentialId, Lead, LeadId, Target
-from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState
+from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, TargetState
 from leadctl.domain.ports import ItemOutcome, Ledger, Record
 from leadctl.services.routing import OpenRoute, Router
 from leadctl.store.leads import load_leads
@@ -76,7 +76,7 @@ class Workload:
             while True:
                 items, jobs, gone = await asyncio.to_thread(self._page, route, after, limit)
                 if gone:
-                    await self._ledger.record(self._run_id, [self._deleted(item) for item in gone])
+                    await self._ledger.record(self._run_id, gone)
                 if not items:
                     return []
                 after = items[-1].seq
@@ -85,20 +85,26 @@ class Workload:
 
         return fetch
 
-    def _page(self, route: Route, after: int, limit: int) -> tuple[Sequence[ItemRow], list[Job], list[ItemRow]]:
+    def _page(self, route: Route, after: int, limit: int) -> tuple[Sequence[ItemRow], list[Job], list[Record]]:
         items = self._app.ledger.pending_items(self._run_id, route.account.credential_id, after, limit)
         ids = [item.lead_id for item in items]
         leads = load_leads(self._app.db, ids) if ids else {}
         targets = self._app.ledger.targets_for(ids, {item.destination for item in items}) if ids else {}
-        jobs = [
-            self._job(route, item, leads[item.lead_id], targets.get(item.lead_id, []))
-            for item in items
-            if item.lead_id in leads
-        ]
-        return items, jobs, [item for item in items if item.lead_id not in leads]
+        jobs: list[Job] = []
+        gone: list[Record] = []
+        for item in items:
+            lead = leads.get(item.lead_id)
+            known = targets.get(item.lead_id, [])
+            row = next((t for t in known if t.destination == item.destination and t.n == item.n), None)
+            if lead is None:
+                gone.append(_gone(item, row, "the lead was deleted while the run was going on"))
+            elif lead.problem is not None:
+                gone.append(_gone(item, row, f"the lead cannot be read: {lead.problem}"))
+            else:
+                jobs.append(self._job(route, item, lead, row))
+        return items, jobs, gone
 
-    def _job(self, route: Route, item: ItemRow, lead: Lead, targets: Sequence[Target]) -> Job:
-        row = next((t for t in targets if t.destination == item.destination and t.n == item.n), None)
+    def _job(self, route: Route, item: ItemRow, lead: Lead, row: Target | None) -> Job:
         key = travelling_key(self._app.ledger.installation, lead.id, route.account.credential_id, item.n)
         job = Job(route, lead, item.destination, item.n, key, self._now)
         if row is not None:
@@ -111,14 +117,17 @@ class Workload:
             job.trigger = "force"
         return job
 
-    def _deleted(self, item: ItemRow) -> Record:
-        return Record(
-            item=ItemOutcome(
-                lead_id=item.lead_id,
-                credential_id=item.credential_id,
-                outcome=Outcome.FAILED,
-                attempts=0,
-                error_code=ErrorCode.LEAD_NOT_FOUND,
-                error_message="the lead was deleted while the run was going on",
-            )
+
+def _gone(item: ItemRow, row: Target | None, why: str) -> Record:
+    """There is no lead to send. What was in doubt stays so: nobody has looked."""
+    in_doubt = row is not None and row.state in (TargetState.SENDING, TargetState.UNKNOWN)
+    return Record(
+        item=ItemOutcome(
+            lead_id=item.lead_id,
+            credential_id=item.credential_id,
+            outcome=Outcome.UNKNOWN if in_doubt else Outcome.FAILED,
+            attempts=0,
+            error_code=ErrorCode.MAYBE_DELIVERED if in_doubt else ErrorCode.LEAD_NOT_FOUND,
+            error_message=why,
         )
+    )

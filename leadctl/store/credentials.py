@@ -1,24 +1,24 @@
 """Credentials and links: reading them set-wise, and writing back what a vendor changed."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, column, literal, table, types, update
+from sqlalchemy import Connection, Update, column, literal, table, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from leadctl.domain.clock import SystemClock
 from leadctl.domain.model import Account, CredentialId, ExternalId, sort_key
 from leadctl.domain.ports import Clock
+from leadctl.settings.mapping import ARROW, KeySource
 from leadctl.store.database import Database, SourceTable, canonical_id, external_id
+from leadctl.store.encryption import Keyring, Unreadable, open_value
 from leadctl.store.engines import explained
 from leadctl.store.leases import Lease, Leases, process_info
 from leadctl.store.ledger import LedgerStore
+from leadctl.store.mapping import PROBLEM, InColumn, InJson, bury, dig
 
-#: Base64 of ``{"iv":``: how every value that Laravel's Crypt has encrypted begins.
-_LARAVEL = "eyJpdiI6"
 _TRUE = frozenset({"1", "y", "yes", "t", "true", "on"})
 #: Seconds between two looks at a lease that another process holds.
 _LEASE_POLL = 0.1
@@ -31,28 +31,28 @@ _BY_PROJECT: Via = ("project",)
 _BY_BOTH: Via = ("entity", "project")
 
 
-class _Unreadable(Exception):
-    """``data`` or ``settings`` cannot be read; the message holds no value of it."""
-
-
 def load_credentials(db: Database) -> list[Account]:
     """All credentials that are not deleted, enabled or not; numeric ids before text."""
-    rows = db.rows(db.credentials.select(("id", "type", "name", "enabled", "data", "settings")))
-    return sorted((_account(row._mapping) for row in rows), key=lambda account: sort_key(account.credential_id))
+    rows = db.credentials.read(db.rows(db.credentials.select(_COLUMNS)), _COLUMNS)
+    return sorted((_account(db, row) for row in rows), key=lambda account: sort_key(account.credential_id))
 
 
-def _account(row: Mapping[Any, Any]) -> Account:
-    problem: str | None = None
+_COLUMNS = ("id", "type", "name", "enabled", "data", "settings")
+
+
+def _account(db: Database, row: Mapping[Any, Any]) -> Account:
+    channel = _channel(db, row)
+    problem: str | None = row.get(PROBLEM)
     decoded: dict[str, dict[str, Any]] = {"data": {}, "settings": {}}
     for name in decoded:
         try:
-            decoded[name] = _decode(row.get(name))
-        except _Unreadable as error:
+            decoded[name] = _object(db, name, channel, row.get(name))
+        except Unreadable as error:
             problem = problem or f"{name} {error}"
     title = row.get("name")
     return Account(
         credential_id=canonical_id(row["id"]),
-        channel="" if row["type"] is None else str(row["type"]),
+        channel=channel,
         name=None if title is None else str(title),
         enabled=_truth(row["enabled"]) if "enabled" in row else True,
         data=decoded["data"],
@@ -61,32 +61,40 @@ def _account(row: Mapping[Any, Any]) -> Account:
     )
 
 
+def _channel(db: Database, row: Mapping[Any, Any]) -> str:
+    """The type as the application calls it, or the channel that it is an alias of."""
+    said = "" if row["type"] is None else str(row["type"])
+    return db.mapping.types.get(said, said)
+
+
+def _object(db: Database, name: str, channel: str, raw: Any) -> dict[str, Any]:
+    """``data`` or ``settings`` with our keys. Raises Unreadable."""
+    return renamed(open_value(raw, db.keyring).value, _keys(db, name, channel))
+
+
+def _keys(db: Database, name: str, channel: str) -> Mapping[str, KeySource]:
+    return (db.mapping.data if name == "data" else db.mapping.settings).get(channel, {})
+
+
+def renamed(found: Mapping[str, Any], keys: Mapping[str, KeySource]) -> dict[str, Any]:
+    """The object with the keys that leadctl knows; what has another name there is there under ours only."""
+    theirs = {source.key for source in keys.values() if source.key is not None} - keys.keys()
+    ours: dict[str, Any] = {key: value for key, value in found.items() if key not in theirs}
+    for key, source in keys.items():
+        value = dig(found, (source.key or key).split(ARROW))
+        if value is None or value == "":
+            value = source.default if source.default is not None else ours.get(key)
+        if value is not None:
+            ours[key] = value
+    return ours
+
+
 def _truth(raw: Any) -> bool:
     if isinstance(raw, bytes):  # MySQL's BIT(1)
         return any(raw) and raw != b"0"
     if isinstance(raw, str):
         return raw.strip().lower() in _TRUE
     return bool(raw)
-
-
-def _decode(raw: Any) -> dict[str, Any]:
-    """A JSON object, from a JSON column or text. Nothing, and PHP's empty array, is an empty object."""
-    if isinstance(raw, bytes):
-        raw = raw.decode("utf-8", "replace")
-    if isinstance(raw, str):
-        if not raw.strip():
-            return {}
-        if raw.strip().strip('"').startswith(_LARAVEL):
-            raise _Unreadable("is encrypted; reading it is not supported without app_key")
-        try:
-            raw = json.loads(raw)
-        except (ValueError, RecursionError):
-            raise _Unreadable("is not valid JSON") from None
-    if raw is None or raw == []:
-        return {}
-    if not isinstance(raw, dict):
-        raise _Unreadable("is not a JSON object")
-    return raw
 
 
 class Links:
@@ -139,15 +147,32 @@ def _grouped(pairs: Iterable[tuple[Any, CredentialId]]) -> dict[str, set[Credent
 
 def load_links(db: Database, existing: Container[CredentialId]) -> Links:
     """All links that are not deleted, to credentials that exist and are not deleted."""
-
-    def pairs(links: SourceTable, external: str) -> Iterable[tuple[Any, CredentialId]]:
-        for raw, credential in db.rows(links.select((external, "credentials_id"))):
-            if credential is not None and (identity := canonical_id(credential)) in existing:
-                yield raw, identity
-
     return Links(
-        pairs(db.entity_credentials, "external_entity_id"), pairs(db.project_credentials, "external_project_id")
+        _pairs(db, "entity_credentials", "external_entity_id", existing),
+        _pairs(db, "project_credentials", "external_project_id", existing),
     )
+
+
+def _pairs(
+    db: Database, name: str, external: str, existing: Container[CredentialId]
+) -> Iterable[tuple[Any, CredentialId]]:
+    links: SourceTable = getattr(db, name)
+    outside = _outside(db, db.through(name))
+    for raw, credential in db.rows(links.select((external, "credentials_id"))):
+        if credential is None or raw is None or (identity := canonical_id(credential)) not in existing:
+            continue
+        if outside is None:
+            yield raw, identity
+        elif (owner := outside.get(str(external_id(raw)))) is not None:
+            yield owner, identity
+
+
+def _outside(db: Database, between: SourceTable | None) -> dict[str, Any] | None:
+    """The external id of each row of the table between leads and links."""
+    if between is None:
+        return None
+    rows = db.rows(between.select(("id", "external_id")))
+    return {str(external_id(identity)): owner for identity, owner in rows if identity is not None}
 
 
 class CredentialRows:
@@ -200,48 +225,69 @@ class CredentialRows:
 
     def _read(self, credential_id: CredentialId) -> dict[str, Any]:
         condition = self._is(credential_id)
-        if condition is None or "data" not in self._db.credentials:
+        credentials = self._db.credentials
+        if condition is None or "data" not in credentials:
             raise LookupError(f"credential {credential_id} has no row")
-        rows = self._db.rows(self._db.credentials.select(("data",)).where(condition))
-        return _readable(rows[0].data if rows else None, credential_id)
+        names = ("type", "data")
+        rows = list(credentials.read(self._db.rows(credentials.select(names).where(condition)), names))
+        if not rows or rows[0]["data"] is None:
+            raise LookupError(f"credential {credential_id} has no row with data")
+        try:
+            return _object(self._db, "data", _channel(self._db, rows[0]), rows[0]["data"])
+        except Unreadable as error:
+            raise LookupError(f"credential {credential_id}: data {error}") from None
 
     def _try_to_write(self, credential_id: CredentialId) -> bool:
         try:
-            # Not its own value: SQLite would see that nothing changes, and not ask for the right to make a journal.
-            changed = {**self._read(credential_id), "leadctl": "never committed"}
             with self._db.writing.connect() as connection:
-                found = connection.execute(self._write(credential_id, changed)).rowcount
+                stored = self._locked(connection, credential_id)
+                if stored is None:
+                    return False
+                # Not its own value: SQLite would see that nothing changes, and not ask for the right to make a journal.
+                changed = stored.with_keys({"leadctl": "never committed"})
+                found = connection.execute(self._write(credential_id, stored.column, changed)).rowcount
                 connection.rollback()
-        except (LookupError, SQLAlchemyError):
+        except SQLAlchemyError:
             return False
         return found == 1
 
     def _swap(self, credential_id: CredentialId, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         with explained(self._db.location), self._db.writing.begin() as connection:
-            data = self._locked(connection, credential_id)
-            if data is None or any(key not in data or data[key] != value for key, value in old.items()):
+            stored = self._locked(connection, credential_id)
+            if stored is None or any(key not in stored.data or stored.data[key] != old[key] for key in old):
                 return False
-            connection.execute(self._write(credential_id, {**data, **new}))
+            connection.execute(self._write(credential_id, stored.column, stored.with_keys(new)))
             return True
 
-    def _locked(self, connection: Connection, credential_id: CredentialId) -> dict[str, Any] | None:
-        condition = self._is(credential_id)
-        if condition is None:
+    def _locked(self, connection: Connection, credential_id: CredentialId) -> "_Stored | None":
+        """The row as it is now, locked; None where there is none whose ``data`` can be written back."""
+        condition, credentials = self._is(credential_id), self._db.credentials
+        place = credentials.fields.get("data")
+        if condition is None or not isinstance(place, (InColumn, InJson)):
             return None
-        row = connection.execute(self._db.credentials.select(("data",)).where(condition).with_for_update()).first()
+        whole = credentials.clause.c[place.column]
+        statement = credentials.select(("type",)).add_columns(whole.label("whole")).where(condition)
+        row = connection.execute(statement.with_for_update()).first()
+        if row is None or row.whole is None:
+            return None
+        channel = _channel(self._db, next(iter(credentials.read([row], ("type",)))))
         try:
-            return _readable(row.data if row is not None else None, credential_id)
-        except LookupError:
+            return _Stored(place, row.whole, self._db.keyring, _keys(self._db, "data", channel))
+        except Unreadable:
             return None
 
-    def _write(self, credential_id: CredentialId, data: dict[str, Any]) -> Update:
-        kind = self._db.credentials.types["data"]
-        # Typed as it is: a driver must know that it writes JSON.
-        credentials = table("credentials", column("id"), column("data", kind))
-        value = data if isinstance(kind, types.JSON) else json.dumps(data)
-        return update(credentials).where(self._is(credential_id, credentials.c.id)).values(data=value)
+    def _write(self, credential_id: CredentialId, name: str, value: Any) -> Update:
+        theirs = self._db.credentials
+        identity = theirs["id"].name
+        # PostgreSQL's driver has decoded JSON and must know that it writes it; the others gave it as text.
+        as_it_is = self._db.engine.dialect.name == "postgresql" or not isinstance(value, (str, bytes))
+        kind = theirs.column_types[name] if as_it_is else None
+        credentials = table(
+            theirs.clause.name, column(identity), column(name, kind), schema=theirs.clause.schema
+        )  # fmt: skip
+        return update(credentials).where(self._is(credential_id, credentials.c[identity])).values({name: value})
 
-    def _is(self, credential_id: CredentialId, identity: ColumnElement[Any] | None = None) -> Any:
+    def _is(self, credential_id: CredentialId, identity: Any = None) -> Any:
         """The condition for that row, on another table's ``id`` where one is given; None: there is no such row."""
         if str(credential_id).startswith(_FILE):
             return None
@@ -252,16 +298,29 @@ class CredentialRows:
         return None if value is None else column == literal(value, id_type.bind)
 
 
+class _Stored:
+    """``data`` as a row holds it, and how it is written back: in the same place, and in the same form."""
+
+    def __init__(self, place: InColumn | InJson, raw: Any, keyring: Keyring, keys: Mapping[str, KeySource]) -> None:
+        self.column = place.column
+        self._within = place.keys if isinstance(place, InJson) else ()
+        self._whole = open_value(raw, keyring)
+        self._keys = keys
+        found = dig(self._whole.value, self._within)
+        self._found: dict[str, Any] = found if isinstance(found, dict) else {}
+        #: With our keys.
+        self.data = renamed(self._found, keys)
+
+    def with_keys(self, new: Mapping[str, Any]) -> Any:
+        """The column's value with these keys of ours changed, and everything else as it is."""
+        changed: Any = self._found
+        for key, value in new.items():
+            source = self._keys.get(key)
+            changed = bury(changed, ((source.key if source else None) or key).split(ARROW), value)
+        return self._whole.form.seal(bury(self._whole.value, self._within, changed))
+
+
 def _release(taken: asyncio.Future[Lease | None]) -> None:
     lease = None if taken.cancelled() or taken.exception() is not None else taken.result()
     if lease is not None:
         lease.release()
-
-
-def _readable(raw: Any, credential_id: CredentialId) -> dict[str, Any]:
-    try:
-        if raw is None:
-            raise LookupError(f"credential {credential_id} has no row with data")
-        return _decode(raw)
-    except _Unreadable as error:
-        raise LookupError(f"credential {credential_id}: data {error}") from None

@@ -1,22 +1,20 @@
-"""The database of leads and credentials: which of the four tables' columns exist, and how ids are typed there."""
+"""The database of leads and credentials: which of the four tables' columns exist, and what they are called there."""
 
-import uuid
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import BigInteger, ColumnElement, Engine, Select, String, Uuid, column, inspect, select, table, types
+from sqlalchemy import Engine, Inspector, Select, inspect, types
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.sql.expression import ColumnClause, TableClause
 
 from leadctl.domain.errors import ConfigError
-from leadctl.domain.model import ExternalId, LeadId, parse_id
+from leadctl.domain.model import LeadId
 from leadctl.settings import DatabaseSettings
+from leadctl.settings.mapping import TableMapping, Through
+from leadctl.store.encryption import Keyring
 from leadctl.store.engines import (
     describe,
     explain,
@@ -30,21 +28,23 @@ from leadctl.store.engines import (
     sqlite_engine,
     sqlite_path,
 )
+from leadctl.store.mapping import IdType, SourceTable, TablePlan, canonical_id, external_id, map_table, table_name
+
+__all__ = ["Database", "IdType", "SourceTable", "canonical_id", "external_id", "pages"]
 
 #: At most so many ids in one IN: below the parameter limits of every database.
 IN_LIMIT = 500
-_INT64 = 2**63
-
-#: table → (columns that must exist, columns that may).
-_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "leads": (
-        ("id", "external_entity_id", "external_project_id"),
-        ("name", "phone", "email", "comment", "page_url", "utm", "answers", "created_at", "deleted_at"),
-    ),
-    "credentials": (("id", "type"), ("name", "enabled", "data", "settings", "deleted_at")),
-    "entity_credentials": (("external_entity_id", "credentials_id"), ("deleted_at",)),
-    "project_credentials": (("external_project_id", "credentials_id"), ("deleted_at",)),
-}
+#: What leadctl wants of the four tables.
+_LEADS = TablePlan(
+    "leads",
+    ("id", "external_entity_id", "external_project_id"),
+    ("name", "phone", "email", "comment", "page_url", "utm", "answers", "created_at"),
+)
+_CREDENTIALS = TablePlan("credentials", ("id", "type"), ("name", "enabled", "data", "settings"))
+_CREDENTIAL = {"credentials_id": "credential_id"}
+_ENTITIES = TablePlan("entity_credentials", ("external_entity_id", "credentials_id"), also=_CREDENTIAL)
+_PROJECTS = TablePlan("project_credentials", ("external_project_id", "credentials_id"), also=_CREDENTIAL)
+_TABLES = (_LEADS, _CREDENTIALS, _ENTITIES, _PROJECTS)
 
 T = TypeVar("T")
 
@@ -54,97 +54,6 @@ def pages(items: Sequence[T], size: int = IN_LIMIT) -> Iterable[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def canonical_id(raw: Any) -> int | str:
-    """A row's id as the ledger gives it back too: an integer where it is written as one."""
-    if type(raw) is int:
-        return raw
-    return parse_id(_plain(raw))
-
-
-def external_id(raw: Any) -> ExternalId | None:
-    """An external id as it stands in the row."""
-    if raw is None or type(raw) is int or type(raw) is str:
-        return raw
-    return int(raw) if _is_whole(raw) else _plain(raw)
-
-
-def _plain(raw: Any) -> str:
-    if isinstance(raw, bytes):
-        return raw.decode("utf-8", "replace")
-    return str(int(raw)) if _is_whole(raw) else str(raw)
-
-
-def _is_whole(raw: Any) -> bool:
-    return isinstance(raw, (int, float, Decimal)) and raw == raw // 1
-
-
-class IdType:
-    """How an id column is typed: what can be in it, and how a value is compared with it."""
-
-    def __init__(self, reflected: types.TypeEngine[Any]) -> None:
-        self.integer = isinstance(reflected, (types.Integer, types.Numeric))
-        self.uuid = isinstance(reflected, types.Uuid)
-        self.text = isinstance(reflected, types.String)
-        #: The type to bind with: wide enough that a value can always be compared.
-        self.bind: types.TypeEngine[Any] = types.NullType()
-        if self.integer:
-            self.bind = BigInteger()
-        elif self.uuid:
-            self.bind = Uuid(as_uuid=False)
-        elif self.text:
-            self.bind = String()
-
-    def parse(self, text: str) -> LeadId:
-        """A typed id. Raises ValueError where the column cannot hold it."""
-        text = text.strip()
-        if not text:
-            raise ValueError("an id is empty")
-        if self.integer:
-            if not (text.isascii() and text.removeprefix("-").isdigit()):
-                raise ValueError("an id must be a whole number")
-            if len(text) > 20 or not -_INT64 <= int(text) < _INT64:
-                raise ValueError("an id is too large")
-            return int(text)
-        if self.uuid:
-            return str(uuid.UUID(text))
-        return parse_id(text)
-
-    def value(self, identity: int | str) -> int | str | None:
-        """What to compare the column with; None: no row can have this id."""
-        try:
-            parsed = self.parse(str(identity))
-        except ValueError:
-            return None
-        return str(parsed) if self.text else parsed
-
-
-@dataclass(frozen=True)
-class SourceTable:
-    """One of the four tables, with the columns that it really has."""
-
-    clause: TableClause
-    types: dict[str, types.TypeEngine[Any]]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.types
-
-    def __getitem__(self, name: str) -> ColumnClause[Any]:
-        """The column, read as the driver gives it."""
-        return self.clause.c[name]
-
-    def id_type(self, name: str) -> IdType:
-        return IdType(self.types[name])
-
-    @property
-    def there(self) -> list[ColumnElement[bool]]:
-        """The condition that a row is not deleted, if the table knows deletion."""
-        return [self["deleted_at"].is_(None)] if "deleted_at" in self else []
-
-    def select(self, names: Sequence[str]) -> Select[Any]:
-        """Those of the columns that exist, of rows that are not deleted."""
-        return select(*(self[name] for name in names if name in self)).where(*self.there)
-
-
 class Database:
     """Leads and credentials. Open it with :meth:`open`."""
 
@@ -152,6 +61,12 @@ class Database:
         self.url = parse_url(settings.url, "database.url")
         self.name = settings.name
         self.timezone = ZoneInfo(settings.timezone)
+        self.mapping = settings.mapping
+        #: What opens columns that Laravel has encrypted.
+        self.keyring = Keyring(
+            settings.app_key.get_secret_value() if settings.app_key is not None else None,
+            [key.get_secret_value() for key in settings.previous_keys],
+        )
         #: The SQLite file; None for a server.
         self.path: Path | None = sqlite_path(self.url)
         #: For people: no password.
@@ -163,6 +78,7 @@ class Database:
             self.engine = server_engine(self.url)
         self._writing: Engine | None = None
         self._tables: dict[str, SourceTable] = {}
+        self._through: dict[str, SourceTable] = {}
 
     @classmethod
     def open(cls, settings: DatabaseSettings) -> "Database":
@@ -205,6 +121,10 @@ class Database:
     def project_credentials(self) -> SourceTable:
         return self._tables["project_credentials"]
 
+    def through(self, name: str) -> SourceTable | None:
+        """The table between leads and that table of links, where there is one."""
+        return self._through.get(name)
+
     @cached_property
     def lead_id_type(self) -> IdType:
         return self.leads.id_type("id")
@@ -234,23 +154,39 @@ class Database:
 
     def _reflect(self) -> None:
         inspector = inspect(self.engine)
-        for name, (required, optional) in _TABLES.items():
-            if not inspector.has_table(name):
-                raise ConfigError(
-                    f"{self.location}: the table {name} is missing; leadctl needs {', '.join(_TABLES)}",
-                    hint="check [database] url; a new SQLite file with these tables is made by: leadctl init",
-                )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a column's exotic type is none of our business
-                found = {column["name"]: column["type"] for column in inspector.get_columns(name)}
-            missing = [f"{name}.{wanted}" for wanted in required if wanted not in found]
-            if missing:
-                raise ConfigError(
-                    f"{self.location}: required columns are missing: {', '.join(missing)}",
-                    hint="add them, or give leadctl views with these names",
-                )
-            known = {wanted: found[wanted] for wanted in (*required, *optional) if wanted in found}
-            self._tables[name] = SourceTable(table(name, *map(column, known)), known)
+        for plan in _TABLES:
+            mapping: TableMapping = getattr(self.mapping, plan.name)
+            self._tables[plan.name] = self._map(inspector, plan, mapping)
+            through: Through | None = getattr(mapping, "through", None)
+            if through is not None:
+                between = TablePlan(f"{plan.name}.through", ("id", "external_id"))
+                self._through[plan.name] = self._map(inspector, between, through)
+
+    def _map(self, inspector: Inspector, plan: TablePlan, mapping: TableMapping) -> SourceTable:
+        name = table_name(mapping, plan.name, self.mapping.prefix)
+        columns = self.columns_of(inspector, name, f"{plan.key}.table" if self._is_mapped(mapping) else None)
+        return map_table(plan, mapping, self.location, name, columns, self.keyring)
+
+    def _is_mapped(self, mapping: TableMapping) -> bool:
+        return mapping.table is not None or bool(self.mapping.prefix)
+
+    def columns_of(
+        self, inspector: Inspector, name: tuple[str, str | None], key: str | None
+    ) -> Mapping[str, types.TypeEngine[Any]]:
+        """The columns of a table with their types. ``key``: where the config names it. Raises ConfigError."""
+        table, schema = name
+        if not inspector.has_table(table, schema=schema):
+            full = f"{schema}.{table}" if schema else table
+            if key is not None:
+                raise ConfigError(f"{key}: {self.location} has no table {full}", hint="see it with: leadctl doctor")
+            raise ConfigError(
+                f"{self.location}: the table {full} is missing; leadctl needs {', '.join(p.name for p in _TABLES)}",
+                hint="check [database] url, or say in [database.mapping] what it is called; a new SQLite file with "
+                "these tables is made by: leadctl init",
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a column's exotic type is none of our business
+            return {column["name"]: column["type"] for column in inspector.get_columns(table, schema=schema)}
 
 
 def _check_file(path: Path) -> None:

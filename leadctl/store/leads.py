@@ -13,6 +13,8 @@ from sqlalchemy import ColumnElement, bindparam, literal
 
 from leadctl.domain.model import EMPTY, Answer, ExternalId, Lead, LeadId
 from leadctl.store.database import Database, canonical_id, external_id, pages
+from leadctl.store.encryption import SEALED, Keyring, Unreadable, decrypt_text
+from leadctl.store.mapping import PROBLEM
 
 #: What became of an id that was asked for, as ``leadctl_run_leads`` keeps it.
 Standing = Literal["planned", "not_found", "filtered"]
@@ -113,6 +115,8 @@ def _conditions(db: Database, filters: LeadFilter) -> list[ColumnElement[bool]]:
     """What the database can leave out already; :meth:`LeadFilter.matches` has the last word."""
     conditions = []
     for name, wanted in (("external_project_id", filters.project), ("external_entity_id", filters.entity)):
+        if not db.leads.is_column(name):
+            continue
         id_type = db.leads.id_type(name)
         value = id_type.value(wanted) if wanted is not None and (id_type.integer or id_type.text) else None
         if value is not None:
@@ -131,8 +135,7 @@ def _rows_by_ids(db: Database, names: Sequence[str], ids: Sequence[LeadId]) -> I
 
 def _heads(db: Database, rows: Iterable[Any]) -> list[LeadHead]:
     zone = db.timezone
-    if "created_at" not in db.leads:
-        rows = ((*row, None) for row in rows)
+    rows = db.leads.tuples(rows, _HEAD)
     read = _read_utc if zone is _UTC else partial(read_time, zone=zone)
     return [
         LeadHead(canonical_id(identity), external_id(entity), external_id(project), read(created))
@@ -144,11 +147,16 @@ def load_leads(db: Database, ids_page: Sequence[LeadId], columns: Collection[str
     """The whole leads of those that exist and are not deleted. ``columns``: those of :data:`CONTENT` that are needed;
     the others are empty then."""
     names = (*_HEAD, *(name for name in CONTENT if name in columns))
-    leads = (_lead(row._mapping, db.timezone) for row in _rows_by_ids(db, names, ids_page))
+    rows = db.leads.read(_rows_by_ids(db, names, ids_page), names)
+    leads = (_lead(row, db.timezone, db.keyring) for row in rows)
     return {lead.id: lead for lead in leads}
 
 
-def _lead(row: Mapping[Any, Any], zone: ZoneInfo) -> Lead:
+def _lead(row: Mapping[Any, Any], zone: ZoneInfo, keyring: Keyring) -> Lead:
+    problem = row.get(PROBLEM)
+    sealed = [name for name, value in row.items() if isinstance(value, str) and value.startswith(SEALED)]
+    if sealed:
+        row, problem = _unsealed(row, sealed, keyring, problem)
     return Lead(
         id=canonical_id(row["id"]),
         external_entity_id=external_id(row["external_entity_id"]),
@@ -157,7 +165,22 @@ def _lead(row: Mapping[Any, Any], zone: ZoneInfo) -> Lead:
         utm=_utm(row.get("utm")),
         answers=_answers(row.get("answers")),
         created_at=read_time(row.get("created_at"), zone),
+        problem=problem,
     )
+
+
+def _unsealed(
+    row: Mapping[Any, Any], sealed: Iterable[Any], keyring: Keyring, problem: str | None
+) -> tuple[Mapping[Any, Any], str | None]:
+    """The row with what the application has encrypted in it as plain text, and what of it cannot be read."""
+    plain: dict[Any, Any] = {}
+    for name in sealed:
+        try:
+            plain[name] = decrypt_text(row[name], keyring)
+        except Unreadable as error:
+            plain[name] = None
+            problem = problem or f"{name} {error}"
+    return {**row, **plain}, problem
 
 
 def _utm(raw: Any) -> Mapping[str, str]:

@@ -59,8 +59,8 @@ def test_disabled(leads: Path, raw: Any) -> None:
         (f'"{SECRET}"', {}, "data is not a JSON object"),
         (5, {}, "data is not a JSON object"),
         ("[" * 100_000, {}, "data is not valid JSON"),
-        (ENCRYPTED, {}, "data is encrypted; reading it is not supported without app_key"),
-        (f'"{ENCRYPTED}"', {}, "data is encrypted; reading it is not supported without app_key"),
+        (ENCRYPTED, {}, "data is encrypted; set [database] app_key"),
+        (f'"{ENCRYPTED}"', {}, "data is encrypted; set [database] app_key"),
     ],
 )
 def test_data(leads: Path, raw: Any, data: Mapping[str, Any], problem: str | None) -> None:

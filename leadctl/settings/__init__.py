@@ -11,12 +11,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from leadctl.domain.errors import ConfigError
+from leadctl.settings.mapping import UNION_TAGS, MappingSettings
+from leadctl.settings.mapping import Section as _Section
 
 #: Environment variables of the global options; they are not keys of the file.
 OPTION_VARIABLES = frozenset(
@@ -44,10 +55,6 @@ Zone = Annotated[str, AfterValidator(_known_zone)]
 TextList = Annotated[list[str], BeforeValidator(_split)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class DatabaseSettings(_Section):
     """Where the leads and credentials are."""
 
@@ -56,6 +63,12 @@ class DatabaseSettings(_Section):
     url: str = Field("sqlite:///leads.db", min_length=1, description=(
         'A SQLAlchemy URL: sqlite, postgresql, mysql. "env:NAME" and "file:/path" work for every value.'))  # fmt: skip
     timezone: Zone = Field("UTC", description="Of naive date columns.")
+    app_key: SecretStr | None = Field(None, min_length=1, description=(
+        'Laravel\'s key ("base64:…"), where columns are encrypted.'))  # fmt: skip
+    previous_keys: Annotated[list[SecretStr], BeforeValidator(_split)] = Field(default_factory=list, description=(
+        "Laravel's keys of before, newest first, where values are still encrypted with them."))  # fmt: skip
+    mapping: MappingSettings = Field(MappingSettings(), description=(
+        "What tables and columns are called in a database of your own; see README."))  # fmt: skip
 
 
 class LedgerSettings(_Section):
@@ -256,25 +269,32 @@ def _resolve(value: Any, environ: Mapping[str, str], key: tuple[str, ...], where
 def _explain(error: ValidationError, path: Path | None, origins: Mapping[str, Origin]) -> ConfigError:
     # An unknown key goes first: a misspelt one is missing under its right name as well.
     first = min(error.errors(include_input=False, include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    loc = [str(part) for part in first["loc"]]
+    loc = [str(part) for part in first["loc"] if part not in UNION_TAGS]
     key = ".".join(loc)
     where = str(path) if path and origins.get(key) != "environment" else "environment"
     table = first["type"] == "model_type"
     if first["type"] == "extra_forbidden" or (table and difflib.get_close_matches(loc[-1], ["scale"])):
-        near = difflib.get_close_matches(loc[-1], _siblings(loc[:-1]), n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*loc[:-1], near[0]])}?" if near else (
-            f"known here: {', '.join(_siblings(loc[:-1]))}"
-        )  # fmt: skip
+        known = _siblings(loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+        hint = f"known here: {', '.join(known)}" if known else "see config.example.toml"
+        if near:
+            hint = f"did you mean {'.'.join([*loc[:-1], near[0]])}?"
         return ConfigError(f"{where}: unknown key {key}", hint=hint)
     said = f"must be a table: [{key}]" if table else first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where}: {key}: {said}", hint="see config.example.toml, or: leadctl doctor")
 
 
 def _siblings(loc: list[str]) -> list[str]:
+    """The keys of the table at that place; none where it takes any."""
     model: Any = Settings
     for part in loc:
-        if model is LimitSettings:
-            model = Rate
-            continue
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = Rate if model is LimitSettings else _table(field.annotation) if field is not None else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _table(annotation: Any) -> Any:
+    """The model among the types of a field, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _table(part)) is not None), None)

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, bindparam, literal
+from sqlalchemy import ColumnElement, bindparam, literal, types
 
 from leadctl.domain.model import EMPTY, Answer, ExternalId, Lead, LeadId
 from leadctl.store.database import Database, canonical_id, external_id, pages
@@ -22,6 +23,7 @@ Standing = Literal["planned", "not_found", "filtered"]
 _HEAD = ("id", "external_entity_id", "external_project_id", "created_at")
 _UTC = ZoneInfo("UTC")
 _TEXTS = ("name", "phone", "email", "comment", "page_url")
+_DAY = timedelta(days=1)
 #: The columns with what a lead says.
 CONTENT = (*_TEXTS, "utm", "answers")
 
@@ -121,6 +123,30 @@ def _conditions(db: Database, filters: LeadFilter) -> list[ColumnElement[bool]]:
         value = id_type.value(wanted) if wanted is not None and (id_type.integer or id_type.text) else None
         if value is not None:
             conditions.append(db.leads[name] == literal(value, id_type.bind))
+    return conditions + _in_time(db, filters)
+
+
+def _in_time(db: Database, filters: LeadFilter) -> list[ColumnElement[bool]]:
+    """Of a server's date column, a day wider than wanted: no clock change and no session's zone leaves a lead out.
+
+    SQLite has no such type: its column may hold numbers as well as texts.
+    """
+    if db.path is not None or not db.leads.is_column("created_at"):
+        return []
+    kind, created_at = db.leads.type_of("created_at"), db.leads["created_at"]
+    if not isinstance(kind, types.DateTime):
+        return []
+
+    def at(moment: datetime, margin: timedelta) -> ColumnElement[datetime]:
+        moment = (moment + margin).astimezone(UTC if kind.timezone else db.timezone)
+        return literal(moment if kind.timezone else moment.replace(tzinfo=None), types.DateTime(kind.timezone))
+
+    conditions = []
+    with suppress(OverflowError):  # the ends of time
+        if filters.since is not None:
+            conditions.append(created_at >= at(filters.since, -_DAY))
+        if filters.until is not None:
+            conditions.append(created_at < at(filters.until, _DAY))
     return conditions
 
 

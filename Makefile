@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql
+SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql mariadb-server \
+  php-cli php-sqlite3 php-pgsql php-mysql php-illuminate-database php-illuminate-encryption
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check mutants soak bench generate format system clean
@@ -41,11 +42,12 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format leadctl tests benchmarks
 	$(BIN)/ruff check --fix leadctl tests benchmarks
 
-# What the tests try for real: a mail server, a database server and three shells. As root on Debian they are
-# installed; elsewhere the tests that need a missing one say so.
+# What the tests try for real: a mail server, two database servers, Laravel and three shells. As root on Debian they
+# are installed; elsewhere the tests that need a missing one say so.
 system:
-	@missing=; for tool in postfix saslpasswd2 zsh fish bash initdb; do \
+	@missing=; for tool in postfix saslpasswd2 zsh fish bash initdb mariadbd mariadb-install-db php; do \
 	  PATH="$$PATH:/usr/sbin:/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -d /usr/share/php/Illuminate/Encryption ] || missing="$$missing laravel"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing for the tests:$$missing"; \

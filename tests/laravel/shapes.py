@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Uuid,
     insert,
 )
 
@@ -138,7 +139,7 @@ PLAIN = Shape(
 
 def _build_renamed(connection: Connection, rng: random.Random, seal: Seal | None) -> None:
     data, metadata = Data(rng), MetaData()
-    requests = Table("crm_requests", metadata, Column("uuid", String(36), primary_key=True),
+    requests = Table("crm_requests", metadata, Column("uuid", Uuid(), primary_key=True),
                      Column("order", BigInteger), Column("project", BigInteger), Column("payload", JSON),
                      Column("utm_source", String(100)), Column("created_at", DateTime),
                      Column("removed_at", DateTime))  # fmt: skip
@@ -153,7 +154,7 @@ def _build_renamed(connection: Connection, rng: random.Random, seal: Seal | None
     ]  # fmt: skip
     metadata.create_all(connection)
     connection.execute(insert(requests), [
-        {"uuid": str(uuid.UUID(int=rng.getrandbits(128), version=4)), "order": data.owner(), "project": data.owner(),
+        {"uuid": uuid.UUID(int=rng.getrandbits(128), version=4), "order": data.owner(), "project": data.owner(),
          "payload": {"contact": {"name": "Анна", "phone": "+79161234567"}, "answers": {"Бюджет": "100"}},
          "utm_source": "ya", "created_at": DELETED, "removed_at": None if data.often(0.9) else DELETED}
         for _ in range(LEADS)

@@ -32,6 +32,7 @@ from leadctl.domain.outcomes import Outcome, SkipReason
 from leadctl.sandbox.judge import FAULTS
 from leadctl.sandbox.server import Sandbox, running_sandbox
 from leadctl.settings import Settings
+from leadctl.settings.mapping import MappingSettings
 from leadctl.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def test_every_command_is_shown_by_an_example() -> None:
 def config_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not MappingSettings:
             yield from config_keys(inner, name)
         else:
             yield f"{prefix}.{name}" if prefix else name
@@ -131,12 +132,16 @@ def config_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def test_every_config_key_is_documented_in_its_table() -> None:
     (text,) = re.findall(r"<!-- generated:config -->\n```toml\n(.*?)```", README, re.DOTALL)
     documented, table = set(), ""
-    for line in text.splitlines():
+    plain, _, mapped = text.partition("# [database.mapping]\n")
+    for line in plain.splitlines():
         if header := re.fullmatch(r"(?:# )?\[([a-z]+)(?:\..*)?\]", line):
             table = header[1]
         elif key := re.match(r"(?:# )?([a-z_]+) = ", line):
             documented.add(f"{table}.{key[1]}" if table else key[1])
-    assert documented == {*config_keys(Settings), "limits.rate", "limits.per"}
+    assert documented | {"database.mapping"} == {*config_keys(Settings), "limits.rate", "limits.per"}
+    example = tomllib.loads("[database.mapping]\n" + "\n".join(line.removeprefix("# ") for line in mapped.splitlines()))
+    mapping = MappingSettings.model_validate(example["database"]["mapping"])
+    assert set(MappingSettings.model_fields) - mapping.model_fields_set == {"settings"}  # like data
 
 
 @pytest.mark.parametrize("code", ExitCode)

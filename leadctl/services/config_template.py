@@ -1,8 +1,9 @@
 """The config that ``leadctl init`` writes: every key of Settings with what it means and its default."""
 
 import json
+import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,6 +13,8 @@ from leadctl.settings import Settings
 from leadctl.settings.mapping import MappingSettings
 
 _WIDTH = 100
+#: A key that TOML takes without quotes.
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 #: What a key that has no default could look like.
 _EXAMPLES: Mapping[str, object] = {
     "database.app_key": "env:APP_KEY",
@@ -65,14 +68,18 @@ delivered = ["sent"]
 at = "created_at"
 """
 _ABOUT_MAPPING = (
-    "Where tables and columns have other names: name only what differs (README has more). `leadctl init "
-    "--database-url URL` writes this for a database that it knows the shape of."
+    "Where tables and columns have other names: name only what differs (README has more). For a database whose shape "
+    "it knows, `leadctl init` writes this by itself."
 )
 
 
-def render_config(database_url: str | None = None) -> str:
-    """The whole file. ``database_url``: the default one if None."""
-    given = {} if database_url is None else {"database.url": database_url}
+def render_config(
+    database_url: str | None = None, mapping: Mapping[str, Any] | None = None, app_key: str | None = None
+) -> str:
+    """The whole file. ``database_url``: the default one if None. ``mapping``: ``[database.mapping]``, as far as it
+    differs from the defaults; an example of it if there is none."""
+    known = {"database.url": database_url, "database.app_key": app_key}
+    given = {key: value for key, value in known.items() if value is not None}
     lines = [*_comment(_HEADER), ""]
     sections = []
     for name, field in Settings.model_fields.items():
@@ -86,8 +93,32 @@ def render_config(database_url: str | None = None) -> str:
             if field.annotation is not MappingSettings:
                 lines += _key(f"{name}.{key}", key, field, given)
     lines += ["", *_comment(_RATES), "# [limits.amocrm]", "# rate = 5", "# per = 1"]
-    lines += ["", *_comment(_ABOUT_MAPPING), *(f"# {line}" for line in _MAPPING.strip().splitlines())]
+    lines += ["", *_comment(_ABOUT_MAPPING)]
+    lines += mapping_toml(mapping) if mapping else (f"# {line}" for line in _MAPPING.strip().splitlines())
     return "\n".join(lines) + "\n"
+
+
+def mapping_toml(mapping: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of ``[database.mapping]``: a table for each of its parts, and for each channel of ``data``."""
+    yield from _table(("database", "mapping"), {key: value for key, value in mapping.items() if not _is_table(value)})
+    for name, section in mapping.items():
+        nested = name in ("data", "settings")
+        for key, inner in section.items() if nested else [(None, section)] if _is_table(section) else ():
+            yield from _table(("database", "mapping", name, *([key] if key else [])), inner)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _table(path: Sequence[str], values: Mapping[str, Any]) -> Iterator[str]:
+    if values:
+        yield f"[{'.'.join(map(_bare, path))}]"
+        yield from (f"{_bare(key)} = {_toml(value)}" for key, value in values.items())
+
+
+def _bare(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _toml(key)
 
 
 def _key(dotted: str, key: str, field: FieldInfo, given: Mapping[str, object]) -> Iterator[str]:
@@ -103,5 +134,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_bare(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
     # JSON's strings, numbers and lists are TOML's too; only DEL must be escaped as well.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

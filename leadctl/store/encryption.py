@@ -26,6 +26,8 @@ _MARKED = re.compile(SEALED + r"[A-Za-z0-9+/]*={0,2}")
 _KEY_PREFIX = "base64:"
 _KEY_SIZES = (16, 32)
 _CBC_IV, _GCM_IV, _TAG = 16, 12, 16
+#: Characters of a text that looks like a ciphertext and is no word of anybody's.
+_SHORTEST = 60
 #: Characters of one ciphertext: sixty times what a MySQL TEXT holds.
 _MAX_PAYLOAD = 4 * 2**20
 #: Strings within strings; Laravel's casts make three at the most.
@@ -303,7 +305,7 @@ def _php_text(value: Any) -> str:
 
 def _same(one: Any, other: Any) -> bool:
     """Equal, and of the same types: for Python 1 is True."""
-    return bool(one == other) and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -400,8 +402,12 @@ def _place(path: tuple[str, ...]) -> str:
 
 def decrypt_text(raw: str, keyring: Keyring) -> str:
     """A lead's column: the text in a ciphertext; any other text as it is. Raises :class:`Unreadable`."""
-    if not raw.startswith(SEALED) or _payload(raw) is None:
+    if not raw.startswith(SEALED):
         return raw
+    if _payload(raw) is None:
+        if len(raw) < _SHORTEST or not _MARKED.fullmatch(raw):
+            return raw
+        raise Unreadable("is encrypted, and damaged: a column that is too short may have cut it off")
     value, _ = _decrypted_text(raw, keyring)
     if isinstance(value, (dict, list)):
         raise Unreadable("is encrypted, and holds no text")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, ColumnElement, Select, String, Uuid, column, literal, select, table, types
+from sqlalchemy import BigInteger, ColumnElement, Select, String, Uuid, cast, column, literal, select, table, types
 from sqlalchemy.sql.expression import ColumnClause, TableClause
 
 from leadctl.domain.errors import ConfigError
@@ -271,7 +271,11 @@ class SourceTable:
     def _is(self, name: str, wanted: Scalar | list[Scalar]) -> ColumnElement[bool]:
         kind = self.column_types[name]
         values = [_comparable(value, kind) for value in (wanted if isinstance(wanted, list) else [wanted])]
-        return self.clause.c[name].in_([literal(value) for value in values])
+        compared: ColumnElement[Any] = self.clause.c[name]
+        if isinstance(kind, types.Enum):  # PostgreSQL compares its own enumerations with nothing else
+            compared = cast(compared, String)
+        as_typed = Uuid(as_uuid=False) if isinstance(kind, types.Uuid) else None
+        return compared.in_([literal(value, as_typed) for value in values])
 
     def select(self, names: Sequence[str]) -> Select[Any]:
         """Those of the values that there are, of the rows that are meant; to be read by :meth:`read`."""
@@ -291,7 +295,8 @@ class SourceTable:
         """The rows of :meth:`select` by our names; what the table does not have is not in them."""
         elsewhere = [name for name in names if name in self and not self.is_column(name)]
         if not elsewhere:
-            return (row._mapping for row in rows)
+            there = [name for name in names if name in self]
+            return (dict(zip(there, row, strict=True)) for row in rows)  # in half the time of SQLAlchemy's own mapping
         return (self._read(row._mapping, elsewhere) for row in rows)
 
     def _read(self, found: Mapping[Any, Any], elsewhere: Sequence[str]) -> Mapping[Any, Any]:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from leadctl.settings import DatabaseSettings
+from leadctl.settings.mapping import MappingSettings
 from leadctl.store.database import Database
 from leadctl.store.engines import parse_url
 from leadctl.store.leads import LeadFilter, head_pages
@@ -77,3 +78,38 @@ def fill(url: str, column: str) -> None:
             connection.execute(text("INSERT INTO leads VALUES (:id, 1, 1, :at)"), {"id": number, "at": value})
         connection.execute(text("INSERT INTO leads VALUES (99, 1, 1, NULL)"))
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "stored", "where"),
+    [
+        ("postgresql", "state", "'new'", "new"),
+        ("postgresql", "UUID", "'12345678-1234-4234-8234-123456789abc'", "12345678-1234-4234-8234-123456789ABC"),
+        ("postgresql", "BOOLEAN", "TRUE", 1),
+        ("postgresql", "INTEGER", "3", "3"),
+        ("postgresql", "VARCHAR(5)", "'3'", 3),
+        ("mariadb", "ENUM('new', 'old')", "'new'", ["new", "other"]),
+        ("mariadb", "BIT(1)", "b'1'", True),
+        ("mariadb", "TINYINT(1)", "1", True),
+        ("mariadb", "VARCHAR(5)", "'3'", 3),
+    ],
+)
+def test_rows_are_chosen_by_columns_of_any_type(
+    request: pytest.FixtureRequest, kind: str, column: str, stored: str, where: object
+) -> None:
+    server = server_of(request, kind)
+    assert server is not None
+    url = server.new_database()
+    engine = create_engine(parse_url(url, "url"))
+    with engine.begin() as connection:
+        if column == "state":
+            connection.execute(text("CREATE TYPE state AS ENUM ('new', 'old')"))
+        columns = f"id INTEGER, external_entity_id INTEGER, external_project_id INTEGER, kind {column} NULL"
+        for statement in (*TABLES, f"CREATE TABLE leads ({columns})"):
+            connection.execute(text(statement))
+        connection.execute(text(f"INSERT INTO leads VALUES (1, 1, 1, {stored}), (2, 1, 1, NULL)"))
+    engine.dispose()
+    mapping = MappingSettings.model_validate({"leads": {"where": {"kind": where}}})
+    db = Database.open(DatabaseSettings(url=url, mapping=mapping))
+    assert [head.id for page in head_pages(db, LeadFilter()) for head in page] == [1]
+    db.close()

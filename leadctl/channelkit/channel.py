@@ -134,6 +134,12 @@ class Channel(ABC, Generic[ConfigT, SettingsT]):
         None at all: it would take every lead, and is not asked."""
         return frozenset() if type(self).problems is Channel.problems else LEAD_COLUMNS
 
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        """:meth:`problems`, or a function that says the same for every credential that is set up alike: a plan asks
+        each function once about a lead, and not every credential."""
+        return self.problems
+
     def needs(self, step: Step, delivery: Delivery) -> bool:
         """Whether the delivery has anything for this step (a note needs a comment). Pure."""
         return True

@@ -1,7 +1,8 @@
 """A lead's fields, normalised once for all vendors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import phonenumbers
 
@@ -14,6 +15,11 @@ _LOCAL = r"[^\s@<>()\[\]\\,;:\"\x00-\x20\x7f-\x9f]{1,64}"
 _NO_LABEL = r"\s\x00-\x2c\x2e\x2f\x3a-\x40\x5b-\x60\x7b-\x9f"
 _LABEL = rf"[^{_NO_LABEL}-](?:[^{_NO_LABEL}]*[^{_NO_LABEL}-])?"
 _EMAIL = re.compile(rf"{_LOCAL}@(?:{_LABEL}\.)+(?!\d){_LABEL}")
+#: Texts that are remembered as read: every credential of a lead asks for the same ones.
+_REMEMBERED = 1024
+
+NO_EMAIL = "it has no e-mail address that can be used"
+NO_WAY = "it has neither a phone number nor an e-mail address that can be used"
 
 #: The short names that vendors use, by the key in ``leads.utm``.
 UTM_KEYS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term")
@@ -21,8 +27,13 @@ UTM_KEYS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term
 
 def phone_e164(lead: Lead, region: str = "RU") -> str | None:
     """``+79990000001``, or None where the text is no possible phone number. Unprefixed ones are read in ``region``."""
+    return _e164(lead.phone, region) if lead.phone else None
+
+
+@lru_cache(_REMEMBERED)
+def _e164(text: str, region: str) -> str | None:
     try:
-        number = phonenumbers.parse(clean(lead.phone, 60), region)
+        number = phonenumbers.parse(clean(text, 60), region)
     except phonenumbers.NumberParseException:
         return None
     if not phonenumbers.is_possible_number(number):
@@ -35,6 +46,7 @@ def phone_text(lead: Lead) -> str:
     return phone_e164(lead) or clean(lead.phone, 60)
 
 
+@lru_cache(_REMEMBERED)
 def is_email(text: str) -> bool:
     """Whether the text is one address and nothing else (international ones included)."""
     plain = len(text) <= 254 and clean(text) == text and ".." not in text and not text.startswith(".")
@@ -45,6 +57,16 @@ def email_address(lead: Lead) -> str | None:
     """The lead's address, or None where it is none."""
     text = lead.email.strip()
     return text if is_email(text) else None
+
+
+def without_email(lead: Lead) -> Sequence[str]:
+    """``problems`` of a channel that needs an address."""
+    return () if email_address(lead) else (NO_EMAIL,)
+
+
+def without_ways(lead: Lead) -> Sequence[str]:
+    """``problems`` of a channel that needs an address or a phone number. The phone, dear to read, comes last."""
+    return () if email_address(lead) or phone_e164(lead) else (NO_WAY,)
 
 
 def split_name(lead: Lead) -> tuple[str, str]:

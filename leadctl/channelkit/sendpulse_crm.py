@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from leadctl.channelkit import hal
-from leadctl.channelkit.fields import phone_e164
+from leadctl.channelkit.fields import NO_WAY, email_address, phone_e164
 from leadctl.channelkit.http import nothing_made, of_settings
 from leadctl.channelkit.sendpulse_api import Api, missing
 from leadctl.domain.errors import Ambiguous, Rejected
@@ -18,12 +18,29 @@ from leadctl.domain.model import Absent, CannotTell, Finding, Found, Lead
 
 CRM = "/crm/v1"
 PAGE = 100
+MAX_EMAIL = 50
 _KEY = re.compile(r"\[(lc-[^\[\]]+)\]")
 
 
 def source_id(key: str) -> int:
     """A positive number of 31 bits: how wide the vendor's integer is, is not documented."""
     return int.from_bytes(sha256(key.encode()).digest()[:4]) >> 1 or 1
+
+
+def ways_of(lead: Lead) -> dict[str, str]:
+    """The phone and the address that the lead's contact can have."""
+    ways = {"phone": phone_e164(lead), "email": _short_email(lead)}
+    return {kind: text for kind, text in ways.items() if text}
+
+
+def without_ways(lead: Lead) -> Sequence[str]:
+    """``problems`` where a contact is made of every lead."""
+    return () if _short_email(lead) or phone_e164(lead) else (NO_WAY,)
+
+
+def _short_email(lead: Lead) -> str:
+    email = email_address(lead) or ""
+    return email if len(email) <= MAX_EMAIL else ""
 
 
 def data_of(body: object) -> Any:

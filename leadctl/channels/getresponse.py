@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from leadctl.channelkit import getresponse_api as vendor
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
-from leadctl.channelkit.fields import UTM_KEYS, email_address, multiline, phone_e164, remarks, utm
+from leadctl.channelkit.fields import UTM_KEYS, email_address, multiline, phone_e164, remarks, utm, without_email
 from leadctl.channelkit.getresponse_api import Card
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
@@ -175,8 +175,8 @@ class GetResponse(HttpChannel[GetResponseConfig, GetResponseSettings]):
         )
 
     def problems(self, lead: Lead) -> Sequence[str]:
-        if email_address(lead) is None:
-            return ("it has no e-mail address that can be used",)
+        if lacking := without_email(lead):
+            return lacking
         try:
             for source in self._deciding:
                 render(source, lead)
@@ -187,6 +187,10 @@ class GetResponse(HttpChannel[GetResponseConfig, GetResponseSettings]):
     @cached_property
     def judged(self) -> frozenset[str]:
         return super().judged if self._deciding else frozenset({"email"})
+
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        return super().judge if self._deciding else without_email
 
     def batch_key(self, step: Step, delivery: Delivery) -> str | None:
         """Of one person's leads the later one waits while the earlier one waits to be sent again."""

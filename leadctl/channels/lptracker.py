@@ -6,7 +6,7 @@ the project. A contact is looked for by phone and e-mail address before one is m
 """
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
-from leadctl.channelkit.fields import email_address, multiline, phone_e164, remarks
+from leadctl.channelkit.fields import email_address, multiline, phone_e164, remarks, without_ways
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, with_status
 from leadctl.channelkit.lookup import Listed, find_marked
 from leadctl.channelkit.lptracker_api import Api, Custom, missing, resolved
@@ -142,8 +142,8 @@ class LpTracker(HttpChannel[LpTrackerConfig, LpTrackerSettings]):
         return (Bucket(self._api.scope, Limit(rate=2, documented=3)),)
 
     def problems(self, lead: Lead) -> Sequence[str]:
-        if not _ways(lead):
-            return ("it has neither a phone number nor an e-mail address that can be used",)
+        if lacking := without_ways(lead):
+            return lacking
         try:
             for template in self._may_fail:
                 render(template, lead)
@@ -154,6 +154,10 @@ class LpTracker(HttpChannel[LpTrackerConfig, LpTrackerSettings]):
     @cached_property
     def judged(self) -> frozenset[str]:
         return super().judged if self._may_fail else frozenset({"phone", "email"})
+
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        return super().judge if self._may_fail else without_ways
 
     def needs(self, step: Step, delivery: Delivery) -> bool:
         if step is CONTACT:

@@ -4,7 +4,7 @@ The book is an upsert by e-mail address, so a repeat makes no second subscriber.
 doubt there is looked for by ``sourceId``, which is a number made of the delivery's key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -15,10 +15,19 @@ from leadctl.channelkit import hal
 from leadctl.channelkit.auth import Token
 from leadctl.channelkit.batches import each
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
-from leadctl.channelkit.fields import answers_text, email_address, multiline, phone_e164, remarks, split_name, utm
+from leadctl.channelkit.fields import (
+    answers_text,
+    email_address,
+    multiline,
+    phone_e164,
+    remarks,
+    split_name,
+    utm,
+    without_email,
+)
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.sendpulse_api import Api, Login
-from leadctl.channelkit.sendpulse_crm import CRM, PAGE, Crm, data_of, matching, source_id
+from leadctl.channelkit.sendpulse_crm import CRM, PAGE, Crm, data_of, matching, source_id, ways_of, without_ways
 from leadctl.channelkit.spec import Bucket, ChannelSpec, Limit, Retransmit, Step
 from leadctl.channelkit.templates import LABELS, check_template, never_fails, render
 from leadctl.domain.errors import Ambiguous, DeliveryError, InvalidCredential, Rejected, Split
@@ -44,7 +53,6 @@ _WAYS: Mapping[str, str] = {"by_phone": "phone", "by_email": "email", "phone": "
 FRESH = 3600.0
 #: A deal's name has 255 characters; this leaves room for the key.
 MAX_NAME = 150
-MAX_CRM_EMAIL = 50
 #: A comment has 65,535 characters; of a variable no length is documented.
 MAX_COMMENT = 15_000
 MAX_VALUE = 5_000
@@ -167,6 +175,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
         self._api = Api(toolbox, super().exchange, config.base_url, self._login)
         self._crm = Crm(self._api)
         self._labels = LABELS["ru"]
+        self._lacking = without_email if settings.crm is None else without_ways
         #: Monotonic time until which the pipeline need not be looked at again.
         self._fresh_until: float | None = None
         #: Contacts made by this run, by phone and address: a search may not show them yet.
@@ -192,10 +201,8 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
         return (Bucket(self._api.scope, Limit(rate=8, per=1, burst=2, documented=10)),)
 
     def problems(self, lead: Lead) -> Sequence[str]:
-        if self.settings.crm is None and email_address(lead) is None:
-            return ("it has no e-mail address that can be used",)
-        if self.settings.crm and not _ways(lead):
-            return ("it has neither a phone number nor an e-mail address that can be used",)
+        if lacking := self._lacking(lead):
+            return lacking
         try:
             self._rendered(lead)
         except Rejected as error:
@@ -204,8 +211,11 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
 
     @cached_property
     def judged(self) -> frozenset[str]:
-        safe = all(map(never_fails, self.settings.fields.values()))
-        return frozenset({"phone", "email"}) if safe else super().judged
+        return super().judged if self.judge == self.problems else frozenset({"phone", "email"})
+
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        return self._lacking if all(map(never_fails, self.settings.fields.values())) else self.problems
 
     def needs(self, step: Step, delivery: Delivery) -> bool:
         """A contact that was found is left as it is: what it lacks stands in the comment."""
@@ -213,7 +223,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
             return True
         if DEAL.name in delivery.done or _found(delivery):
             return False
-        known = step.name not in _WAYS or _WAYS[step.name] in _ways(delivery.lead)
+        known = step.name not in _WAYS or _WAYS[step.name] in ways_of(delivery.lead)
         return known and not (step in _QUESTIONS and CONTACT.name in delivery.done)
 
     def batch_alone(self, step: Step, delivery: Delivery) -> bool:
@@ -263,7 +273,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
 
     def _crm_request(self, step: Step, delivery: Delivery) -> tuple[str, dict[str, Any]]:
         lead, contact = delivery.lead, _contact_of(delivery)
-        ways = _ways(lead)
+        ways = ways_of(lead)
         match step.name:
             case "by_phone":
                 return "/contacts/get-list", {"phone": ways["phone"].removeprefix("+"), "limit": PAGE, "offset": 0}
@@ -284,7 +294,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
         """The vendor would rather keep ``externalContactId`` for its own services, but a contact has nothing else by
         which it could be found again before it has its phone and address."""
         first, last = split_name(delivery.lead)
-        first = first or next(iter(_ways(delivery.lead).values()))
+        first = first or next(iter(ways_of(delivery.lead).values()))
         return {"responsibleId": self._where.responsible_id, "firstName": clean(first, MAX_NAME),
                 "lastName": clean(last, MAX_NAME), "externalContactId": str(source_id(delivery.key))}  # fmt: skip
 
@@ -344,7 +354,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
 
     async def _send_contact(self, delivery: Delivery) -> Verdict:
         """One contact for all leads of a person, whether or not the vendor's search shows it yet."""
-        ways = {kind: text.lower() for kind, text in _ways(delivery.lead).items()}
+        ways = {kind: text.lower() for kind, text in ways_of(delivery.lead).items()}
         for step in _QUESTIONS:
             if known := self._met.get(ways.get(_WAYS[step.name], "")):
                 return Verdict({delivery.key: Done(known, parts={step.name: known})})
@@ -370,7 +380,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
             data = data_of(body)
             if step in _QUESTIONS:
                 kind = _WAYS[step.name]
-                return {delivery.key: Done(matching(kind, _ways(delivery.lead)[kind], data))}
+                return {delivery.key: Done(matching(kind, ways_of(delivery.lead)[kind], data))}
             made = data[-1] if isinstance(data, list) and data else data  # addresses come as a list
             return {delivery.key: Done(str(hal.identity(made if isinstance(made, dict) else {})))}
         except ValueError:
@@ -404,7 +414,7 @@ class SendPulse(HttpChannel[SendPulseConfig, SendPulseSettings]):
             case "contact":
                 return await self._crm.contact(delivery.key)
             case "phone" | "email":
-                return await self._crm.way(contact, step.name, _ways(delivery.lead)[step.name])
+                return await self._crm.way(contact, step.name, ways_of(delivery.lead)[step.name])
             case "deal":
                 return await self._crm.deal(contact, delivery.key)
             case "comment":
@@ -428,13 +438,6 @@ def _accepted(batch: Sequence[Delivery], body: object) -> Mapping[str, Receipt]:
     if not isinstance(body, dict) or body.get("result") is not True:
         raise ValueError("no result")
     return {delivery.key: Done() for delivery in batch}
-
-
-def _ways(lead: Lead) -> dict[str, str]:
-    """The phone and the address that the lead's contact can have."""
-    email = email_address(lead) or ""
-    ways = {"phone": phone_e164(lead), "email": email if len(email) <= MAX_CRM_EMAIL else ""}
-    return {kind: text for kind, text in ways.items() if text}
 
 
 def _found(delivery: Delivery) -> str:

@@ -5,7 +5,7 @@ stays out of URLs, and parameters in both places are an error there.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cached_property
@@ -181,17 +181,16 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         )
 
     def problems(self, lead: Lead) -> Sequence[str]:
-        email = email_address(lead)
-        if email is None:
-            return () if phone_e164(lead) else ("it has neither an e-mail address nor a phone number",)
-        # A letter is the vendor's way round: the mailbox itself is asked.
-        if self.settings.double_optin == 3 and _mailbox(email) in _ROLES:
-            return ("UniSender imports no role addresses (info@, sales@, noreply@ …)",)
-        return ()
+        return self.judge(lead)
 
     @cached_property
     def judged(self) -> frozenset[str]:
         return frozenset({"phone", "email"})
+
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        # A letter is the vendor's way round: the mailbox itself is asked.
+        return _refused_by_import if self.settings.double_optin == 3 else _without_ways
 
     def batch_size(self, step: Step) -> int:
         if self.settings.double_optin != 3:
@@ -430,6 +429,17 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         if not isinstance(result, list) or not all(isinstance(item, dict) for item in result):
             raise Transient(f"UniSender's answer to {method} is not of the documented form")
         return {str(item.get(key)): clean(str(item.get(value) or ""), 60) for item in result}
+
+
+def _without_ways(lead: Lead) -> Sequence[str]:
+    known = email_address(lead) or phone_e164(lead)
+    return () if known else ("it has neither an e-mail address nor a phone number",)
+
+
+def _refused_by_import(lead: Lead) -> Sequence[str]:
+    if _mailbox(email_address(lead) or "") in _ROLES:
+        return ("UniSender imports no role addresses (info@, sales@, noreply@ …)",)
+    return _without_ways(lead)
 
 
 def _mailbox(email: str) -> str:

@@ -7,7 +7,7 @@ note is there for that.
 """
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cached_property
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from leadctl.channelkit import hal
 from leadctl.channelkit.channel import ChannelConfig, ChannelSettings, Text, Toolbox
-from leadctl.channelkit.fields import email_address, multiline, phone_e164, remarks, split_name, utm
+from leadctl.channelkit.fields import NO_WAY, email_address, multiline, phone_e164, remarks, split_name, utm
 from leadctl.channelkit.http import Answer, HttpChannel, HttpRequest, nothing_made, of_settings, with_status
 from leadctl.channelkit.lookup import Listed, find_marked
 from leadctl.channelkit.phpquery import php_map
@@ -194,12 +194,16 @@ class UonTravel(HttpChannel[UonTravelConfig, UonTravelSettings]):
         except Rejected as error:
             return (error.message,)
         if CONTACTS.isdisjoint(values):
-            return ("it has neither a phone number nor an e-mail address that can be used",)
+            return (NO_WAY,)
         return ()
 
     @cached_property
     def judged(self) -> frozenset[str]:
         return super().judged if self._deciding else frozenset({"phone", "email"})
+
+    @cached_property
+    def judge(self) -> Callable[[Lead], Sequence[str]]:
+        return super().judge if self._deciding else _without_ways
 
     # What is sent
 
@@ -411,6 +415,10 @@ def _contacts(lead: Lead) -> dict[str, str]:
     """What the lead itself has, where it can be used."""
     ways = {"u_phone": _digits(lead.phone), "u_email": email_address(lead) or ""}
     return {name: text for name, text in ways.items() if text}
+
+
+def _without_ways(lead: Lead) -> Sequence[str]:
+    return () if email_address(lead) or _digits(lead.phone) else (NO_WAY,)
 
 
 def _rendered(templates: Mapping[str, str], lead: Lead) -> dict[str, str]:

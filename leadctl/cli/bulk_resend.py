@@ -7,17 +7,18 @@ import typer
 
 from leadctl.cli.confirm import asker
 from leadctl.cli.context import Context
-from leadctl.cli.options import JsonFlag, SelectionOptions, SelectorOptions, SendOptions, YesFlag
-from leadctl.cli.selection import deadline_of, force_reason, lead_selection, percentage, seconds, selectors
+from leadctl.cli.options import JsonFlag, MissingOptions, QueueOptions, SelectorOptions, SendOptions, YesFlag
+from leadctl.cli.selection import deadline_of, force_reason, missing_selection, percentage, queueing, seconds, selectors
 from leadctl.cli.sending import dry_run, send
 from leadctl.domain.errors import ConfigError
 
 
 def bulk_resend(
     context: Context,
-    selection: SelectionOptions,
+    selection: MissingOptions,
     selector: SelectorOptions,
     how: SendOptions,
+    fleet: QueueOptions,
     yes: YesFlag = False,
     fail_on_empty: Annotated[bool, typer.Option("--fail-on-empty", help="Exit 3 if no lead is selected.")] = False,
     results_dir: Annotated[
@@ -40,6 +41,7 @@ def bulk_resend(
     \b
     Example:
       leadctl bulk-resend --ids-file ids.txt -c amocrm --yes
+      leadctl bulk-resend --missing --since 2d --yes
     """
     from leadctl.services.requests import SendRequest
 
@@ -48,11 +50,20 @@ def bulk_resend(
     if how.force and not (chosen.channels or chosen.credentials):
         raise ConfigError("--force in bulk needs -c or --credential: it sends again what is proven")
     part, deadline = percentage(share, "--share"), deadline_of(context, finish_by)
+    queued = queueing(
+        fleet,
+        cannot={
+            "--credentials-file": selector.credentials_file,
+            "--settings-file": selector.settings_file,
+            "--results-dir": results_dir,
+            "--finish-by": finish_by,
+        },
+    )
     delay, wait = seconds(how.delay, "--delay"), seconds(how.wait, "--wait")
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(
             command="bulk-resend",
-            leads=lead_selection(context, selection, app.db.lead_id),
+            leads=missing_selection(context, selection, app.db.lead_id, forced=how.force),
             selectors=chosen,
             delay=delay,
             force_reason=reason,
@@ -62,6 +73,7 @@ def bulk_resend(
             share=part,
             finish_by=deadline,
             results_dir=Path(results_dir) if results_dir else None,
+            queueing=queued,
             global_options=context.typed.as_arguments(),
         )
         if how.dry_run:

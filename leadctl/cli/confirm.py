@@ -65,6 +65,10 @@ def question_text(context: Context, question: "Question") -> str:
     leads, deliveries = _plural(totals.leads, "lead", "leads"), _plural(totals.deliveries, "delivery", "deliveries")
     lines = [f"{leads}, {deliveries} {verb}: {channels or 'none'}"]
     lines.append(f"{totals.already_delivered:,} delivered already, {totals.skipped:,} skipped")
+    if question.missing:
+        from leadctl.services.missing import missing_line
+
+        lines.append(missing_line(totals))
     if totals.oldest is not None:
         lines.append(f"the oldest lead is {_age(context.now() - totals.oldest)} old")
     lines += estimate_lines(question.estimates)

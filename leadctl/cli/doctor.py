@@ -19,9 +19,9 @@ RestoredFlag = Annotated[
 
 
 def doctor(context: Context, ledger_restored: RestoredFlag = None, json_output: JsonFlag = False) -> int:
-    """Check config, database, ledger, clock and file modes.
+    """Check config, database, mapping, ledger, clock and file modes.
 
-    Each value of the config is shown with its origin.
+    Each value of the config is shown with its origin, and one lead as leadctl sees it, masked.
 
     \b
     Example:

@@ -31,7 +31,7 @@ LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40
 _OURS = frozenset(
     {"event", "level", "timestamp", "run_id", "lead_id", "channel", "credential_id", "credential_name", "outcome",
      "http_status", "vendor_code", "code", "command", "next_command", "remote_id", "started_at", "finished_at",
-     "trigger", "status"}
+     "trigger", "status", "worker", "chunk", "queue"}
 )  # fmt: skip
 
 Fields = MutableMapping[str, Any]

@@ -95,6 +95,23 @@ class SelectionOptions(NamedOptions):
 
 
 @dataclass(frozen=True)
+class MissingOptions(SelectionOptions):
+    """The same, or of them only those that something is missing for."""
+
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing",
+            help="Only leads of which something has not arrived, as far as ledger and delivery log tell; the others "
+            "are left out of plan and run. Needs --since or --max-age.",
+        ),
+    ] = False
+    first_run: Annotated[
+        bool, typer.Option("--first-run", help="With --missing on a new ledger: nothing was sent before.")
+    ] = False
+
+
+@dataclass(frozen=True)
 class SendOptions:
     """How to send."""
 
@@ -110,6 +127,20 @@ class SendOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class QueueOptions:
+    """To whom the sending is left."""
+
+    queue: Annotated[
+        str | None,
+        typer.Option("--queue", metavar="[NAME]", help="Let workers send it: leadctl worker. Default: integrations."),
+    ] = None
+    priority: Annotated[
+        int, typer.Option("--priority", metavar="N", min=-100, max=100, help="With --queue: the higher one goes first.")
+    ] = 0
+    chunk: Annotated[str, typer.Option("--chunk", metavar="10s", hidden=True)] = "10s"
+
+
 def _version(ctx: typer.Context, value: bool) -> None:
     if value:
         ctx.obj.line(f"leadctl {__version__}")
@@ -122,7 +153,16 @@ YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 LeadArgument = Annotated[str, typer.Argument(metavar="LEAD_ID", help="The lead's id.", show_default=False)]
 #: Options whose value is a file: completed as such.
 FILE_OPTIONS = frozenset(
-    {"--config", "--log-file", "--credentials-file", "--settings-file", "--ids-file", "--path", "--results-dir"}
+    {
+        "--config",
+        "--log-file",
+        "--credentials-file",
+        "--settings-file",
+        "--ids-file",
+        "--path",
+        "--results-dir",
+        "--health-file",
+    }
 )
 
 

@@ -9,9 +9,9 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from leadctl.cli.context import Context
-from leadctl.cli.options import JsonFlag, SelectionOptions, SelectorOptions
+from leadctl.cli.options import JsonFlag, MissingOptions, SelectorOptions
 from leadctl.cli.render import line_of_entry, show_lead_plan, show_plan_end
-from leadctl.cli.selection import lead_selection, selectors
+from leadctl.cli.selection import missing_selection, selectors
 from leadctl.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TOGETHER = 50
 
 def plan(
     context: Context,
-    selection: SelectionOptions,
+    selection: MissingOptions,
     selector: SelectorOptions,
     json_output: JsonFlag = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON line per lead, then a summary line.")] = False,
@@ -46,7 +46,7 @@ def plan(
         raise ConfigError("--json and --jsonl exclude each other")
     chosen = selectors(selector)
     with context.application() as app:
-        leads = lead_selection(context, selection, app.db.lead_id)
+        leads = missing_selection(context, selection, app.db.lead_id)
         return show_plan(context, app, leads, chosen, detailed=detailed_exitcode)
 
 
@@ -127,4 +127,4 @@ def _print_text(context: Context, planning: "Planning") -> None:
         line = line_of_entry()
         for entry in chain(first, entries):
             context.line(line(entry))
-    show_plan_end(context, planning.totals, planning.errors())
+    show_plan_end(context, planning.totals, planning.errors(), missing=planning.missing)

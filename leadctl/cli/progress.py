@@ -286,6 +286,17 @@ def observing(context: Context, *, bulk: bool) -> Iterator[Callable[[Event], Non
         display.stop()
 
 
+@contextmanager
+def displaying(context: Context) -> Iterator[Callable[[Event], None]]:
+    """Show, and do not log, what happens elsewhere."""
+    display = _display(context)
+    display.start()
+    try:
+        yield display
+    finally:
+        display.stop()
+
+
 def _display(context: Context) -> Display:
     if context.quiet:
         return Silent()

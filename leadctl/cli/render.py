@@ -115,11 +115,10 @@ def show_lead_plan(context: Context, plan: "LeadPlan") -> None:
 
 def _delivery_row(verb: str, item: "PlannedDelivery") -> Row:
     state: str | None = item.state.value if item.state else None
-    if item.state is None and item.target is not None:
-        proof = item.target
-        state = f"since {proof.updated_at:%Y-%m-%d %H:%M}Z" + (
-            f", {word(proof.remote_id, 60)}" if proof.remote_id else ""
-        )
+    if item.state is None:
+        at, remote_id = item.proof
+        told = (f"since {at:%Y-%m-%d %H:%M}Z" if at else "", word(remote_id, 60), "by the log" if item.logged else "")
+        state = ", ".join(filter(None, told)) or None
     account = item.account
     return (verb, account.channel, f"#{account.credential_id}", account.name, item.destination.target, state)
 
@@ -161,8 +160,10 @@ def _short(item: "PlannedDelivery") -> str:
     return f"{word(item.account.channel)} ({word(item.destination.target, 60)}{state})"
 
 
-def show_plan_end(context: Context, totals: "PlanTotals", errors: Sequence[Mapping[str, Any]]) -> None:
-    """The sums of a plan, and what is wrong."""
+def show_plan_end(
+    context: Context, totals: "PlanTotals", errors: Sequence[Mapping[str, Any]], *, missing: bool = False
+) -> None:
+    """The sums of a plan, and what is wrong. ``missing``: of what is missing, every reason counts."""
     channels = ", ".join(f"{name} {count:,}" for name, count in totals.by_channel.items())
     states = ", ".join(f"{name} {count:,}" for name, count in totals.by_state.items() if name != "new" and count)
     context.line()
@@ -171,7 +172,11 @@ def show_plan_end(context: Context, totals: "PlanTotals", errors: Sequence[Mappi
         + (f" ({channels})" if channels else "")
         + f", {totals.already_delivered:,} delivered already, {totals.skipped:,} skipped"
     )
-    if states:
+    if missing:
+        from leadctl.services.missing import missing_line
+
+        context.line(missing_line(totals))
+    elif states:
         context.line(f"of those to send: {states}")
     if totals.filtered_count:
         context.line(f"{plural(totals.filtered_count, 'named lead', 'named leads')} left out by the other selectors")

@@ -2,8 +2,8 @@
 
 from leadctl.cli.confirm import never
 from leadctl.cli.context import Context
-from leadctl.cli.options import JsonFlag, LeadArgument, SelectorOptions, SendOptions
-from leadctl.cli.selection import force_reason, lead_id, seconds, selectors
+from leadctl.cli.options import JsonFlag, LeadArgument, QueueOptions, SelectorOptions, SendOptions
+from leadctl.cli.selection import force_reason, lead_id, queueing, seconds, selectors
 from leadctl.cli.sending import dry_run, send
 
 
@@ -12,6 +12,7 @@ def resend(
     lead: LeadArgument,
     selector: SelectorOptions,
     how: SendOptions,
+    fleet: QueueOptions,
     json_output: JsonFlag = False,
 ) -> int:
     """Send one lead to the integrations it has not reached. Never asks.
@@ -24,6 +25,8 @@ def resend(
 
     del json_output
     chosen, reason = selectors(selector), force_reason(how)
+    files = {"--credentials-file": selector.credentials_file, "--settings-file": selector.settings_file}
+    queued = queueing(fleet, cannot=files)
     delay, wait = seconds(how.delay, "--delay"), seconds(how.wait, "--wait")
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(
@@ -34,6 +37,7 @@ def resend(
             force_reason=reason,
             retry_unknown=how.retry_unknown,
             wait=wait,
+            queueing=queued,
             global_options=context.typed.as_arguments(),
         )
         return dry_run(context, app, request) if how.dry_run else send(context, app, request, confirm=never)

@@ -1,14 +1,18 @@
 """``leadctl runs``: what runs did, and going on with them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leadctl.cli.context import Context
 from leadctl.cli.options import JsonFlag
 from leadctl.cli.render import plural, run_rows, table, word
-from leadctl.cli.sending import running, show_result
+from leadctl.cli.sending import restore_terminal, running, show_result
+from leadctl.cli.signals import draining
 from leadctl.cli.times import local_zone, parse_time
+
+if TYPE_CHECKING:
+    from leadctl.services.bootstrap import App
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 BeforeOption = Annotated[
@@ -49,22 +53,56 @@ def list_runs(context: Context, unfinished: UnfinishedFlag = False, json_output:
     return 0
 
 
-def show(context: Context, run: RunArgument, json_output: JsonFlag = False) -> int:
+def show(
+    context: Context,
+    run: RunArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show its progress until it ends; then exit as it did.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> int:
     """What a run did, its failures grouped, with what to do about each.
 
     \b
     Example:
       leadctl runs show 01JB2T9
+      leadctl runs show 01JB2T9 --watch
     """
     from leadctl.services.inspecting import forced_reason, run_report
 
     del json_output
     with context.application() as app:
+        signal = _watch(context, app, run) if watch else None
         reason = forced_reason(app, run)
         if reason and not context.json_output:
             context.line(f"forced: {word(reason)}")
-        show_result(context, app, run_report(app, run))
-    return 0
+        document = run_report(app, run)
+        show_result(context, app, document)
+    if not watch:
+        return 0
+    return int(document["exit_code"] or 0) if signal is None else 128 + signal
+
+
+def _watch(context: Context, app: "App", run: str) -> int | None:
+    """Show what becomes of a run, whoever carries it, until it ends. The number of the signal that ended the watching;
+    the run goes on."""
+    from leadctl.cli.progress import displaying
+    from leadctl.domain.events import Finished, RunEvent
+    from leadctl.domain.outcomes import Outcome
+    from leadctl.services.inspecting import run_progress
+    from leadctl.services.stopping import StopSwitch
+
+    stop = StopSwitch()
+    with draining(stop, lambda: restore_terminal(context)), displaying(context) as display:
+        status, before = run_progress(app, run)
+        display(RunEvent("run_started", "info", {"by_channel": before}))
+        while status.value in {"queued", "running"} and not stop.wait(1.0):
+            status, waiting = run_progress(app, run)
+            for channel, number in before.items():
+                for _ in range(number - waiting.get(channel, 0)):
+                    display(Finished(0, channel, 0, Outcome.DELIVERED))
+            before = waiting
+    return stop.signal
 
 
 def purge(context: Context, before: BeforeOption, json_output: JsonFlag = False) -> int:

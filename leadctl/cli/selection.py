@@ -1,12 +1,22 @@
 """From options to what the services are asked."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadctl.cli.context import Context
 from leadctl.cli.ids import Coerce, read_id, read_ids
-from leadctl.cli.options import NamedOptions, SelectionOptions, SelectorOptions, SendOptions
+from leadctl.cli.options import (
+    MissingOptions,
+    NamedOptions,
+    QueueOptions,
+    SelectionOptions,
+    SelectorOptions,
+    SendOptions,
+)
 from leadctl.cli.times import ago, local_zone, parse_deadline, parse_duration, parse_time
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.ids import UniqueIds
@@ -15,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from leadctl.domain.model import LeadId
-    from leadctl.services.requests import LeadSelection, Selectors
+    from leadctl.services.requests import LeadSelection, Queueing, Selectors
 
 
 def selectors(options: SelectorOptions) -> "Selectors":
@@ -28,6 +38,34 @@ def selectors(options: SelectorOptions) -> "Selectors":
         credentials=_credentials(options.credential),
         credentials_file=_file(options.credentials_file, "--credentials-file"),
         settings_file=_file(options.settings_file, "--settings-file"),
+    )
+
+
+def queueing(options: QueueOptions, *, cannot: Mapping[str, object]) -> "Queueing | None":
+    """Whether workers shall send it. ``cannot``: options that need this process, with their values. Raises ConfigError
+    for one of them that is given, or a name that is none."""
+    from leadctl.services.requests import Queueing
+
+    if options.queue is None:
+        if options.priority:
+            raise ConfigError("--priority is about --queue, which is not given")
+        return None
+    for flag, value in cannot.items():
+        if value:
+            raise ConfigError(
+                f"{flag} cannot be used with --queue: workers on other machines know nothing of it",
+                hint="leave it out, or send without --queue",
+            )
+    return Queueing(queue_name(options.queue), options.priority, seconds(options.chunk, "--chunk"))
+
+
+def queue_name(text: str) -> str:
+    """Letters, digits, ``-`` and ``_``, a letter first. Raises ConfigError."""
+    if re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", text):
+        return text
+    raise ConfigError(
+        f"--queue {text}: not a name of a queue (small letters, digits, - and _; a letter first)",
+        hint="without a name, let --queue be the last option, or put leads before it: 42 --queue",
     )
 
 
@@ -50,6 +88,21 @@ def lead_selection(context: Context, options: SelectionOptions, coerce: Coerce) 
         )
     typed = tuple(f"{name}={text}" for name, text in _times(options) if text)
     return LeadSelection(ids, options.project, options.entity, since, until, typed)
+
+
+def missing_selection(
+    context: Context, options: MissingOptions, coerce: Coerce, *, forced: bool = False
+) -> "LeadSelection":
+    """:func:`lead_selection`, or with ``--missing`` those of them that lack something. Raises ConfigError."""
+    if options.first_run and not options.missing:
+        raise ConfigError("--first-run is about --missing, which is not given")
+    if options.missing and options.since is None and options.max_age is None:
+        raise ConfigError(
+            "--missing needs to know how far to look back", hint="add --since TIME or --max-age AGE, say: --since 2d"
+        )
+    if options.missing and forced:
+        raise ConfigError("--missing sends what is not proven, --force sends again what is: use one of them")
+    return replace(lead_selection(context, options, coerce), missing=options.missing, first_run=options.first_run)
 
 
 def _times(options: SelectionOptions) -> tuple[tuple[str, str | None], ...]:

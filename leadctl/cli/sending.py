@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from leadctl.cli.context import Context
 from leadctl.cli.plan import show_plan
-from leadctl.cli.render import show_run
+from leadctl.cli.render import show_run, word
 from leadctl.cli.signals import draining
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def show_result(context: Context, app: "App", document: Document) -> None:
         document,
         run_groups(app, document["run_id"], context.typed.as_arguments()) if document.get("run_id") else [],
     )
+    if document["status"] == "queued":
+        context.line(f"watch it with: leadctl runs show {word(document['run_id'])} --watch")
 
 
 def dry_run(context: Context, app: "App", request: "SendRequest") -> int:

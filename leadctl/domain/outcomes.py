@@ -70,6 +70,8 @@ class RunStatus(StrEnum):
     STOPPED = "stopped"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
+    #: Workers carry it, or will (``--queue``).
+    QUEUED = "queued"
 
 
 class ErrorCode(StrEnum):

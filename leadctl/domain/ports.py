@@ -1,6 +1,7 @@
 """What the engine and the channels need from outside, as Protocols."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -164,3 +165,58 @@ class Ledger(Protocol):
         """One transaction for the batch; an answer per intent, in order."""
 
     async def record(self, run_id: str, records: Sequence[Record]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the queue of a fleet carries: a name, and who may do it when. All else is in the ledger."""
+
+    #: At most one job of this key waits or is being done.
+    key: str
+    #: Jobs of one lane are done one at a time, over all workers.
+    lane: str
+    #: The higher one goes first.
+    priority: int = 0
+    not_before: datetime | None = None
+    #: A worker has it in hand (or had, if that one is gone and nobody has noticed yet).
+    running: bool = False
+
+
+#: Do the job of that key: None when it is done, or the seconds after which it is to be done again.
+JobHandler = Callable[[str], Awaitable[float | None]]
+
+
+class JobQueue(Protocol):
+    """Who does what next, over all machines. Loses nothing that :meth:`enqueue` cannot give it again.
+
+    Every method raises ConfigError where :meth:`init` was never called, and DatabaseUnreachable.
+    """
+
+    async def init(self) -> None:
+        """Make what it needs, or bring it up to date. A second call does no harm."""
+
+    async def enqueue(self, jobs: Sequence[Job]) -> int:
+        """Add those whose key neither waits nor is being done; how many that were."""
+
+    async def work(
+        self,
+        handle: JobHandler,
+        lanes: Callable[[], Collection[str]],
+        stop: asyncio.Event,
+        *,
+        concurrency: int,
+        heartbeat: float,
+    ) -> None:
+        """Do jobs of these lanes, asked for again and again, until ``stop``; those under way are waited for.
+
+        A job whose worker has shown no life for ``heartbeat`` seconds is done elsewhere.
+        """
+
+    async def cancel(self, keys: Sequence[str]) -> int:
+        """Take out those that are not being done yet; how many that were."""
+
+    async def jobs(self) -> Sequence[Job]:
+        """Everything that waits or is being done."""
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what is remembered of jobs that ended before that time; how many entries."""

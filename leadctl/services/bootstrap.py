@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from leadctl.channelkit.channel import Toolbox
 from leadctl.channelkit.network import NetworkGuard
@@ -19,6 +19,9 @@ from leadctl.store.credentials import CredentialRows
 from leadctl.store.database import Database
 from leadctl.store.leases import Leases, open_leases
 from leadctl.store.ledger import LedgerStore
+
+if TYPE_CHECKING:
+    from leadctl.store.deliverylog import DeliveryLog
 
 
 class App:
@@ -49,6 +52,15 @@ class App:
     def credentials(self) -> CredentialRows:
         """Writing back to credentials."""
         return CredentialRows(self.db, self.ledger, self.leases)
+
+    @cached_property
+    def delivery_log(self) -> "DeliveryLog | None":
+        """The application's own log, where one is mapped. Raises ConfigError for a table or column that is missing."""
+        if self.settings.database.mapping.deliveries is None:
+            return None
+        from leadctl.store.deliverylog import DeliveryLog
+
+        return DeliveryLog.open(self.db, self.settings.database.mapping)
 
     def toolbox(self, credential_id: CredentialId) -> Toolbox:
         """What the channel of this credential may use."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from leadctl.domain.ids import UniqueIds
 from leadctl.domain.model import CredentialId, ExternalId, Lead, LeadId, LeadPlan, PlannedDelivery, Skip, Target
 from leadctl.domain.outcomes import PlanState, SkipReason, TargetState
+from leadctl.services.logged import Logbook
+from leadctl.services.missing import require_knowledge
 from leadctl.services.requests import LeadSelection, PlanTotals, Selectors
 from leadctl.services.routing import MEMO, OpenRoute, Router, Routing, Via
 from leadctl.services.shapes import MAX_ENTRIES, not_found_entry
@@ -17,6 +19,7 @@ from leadctl.store.leads import CONTENT, LeadFilter, LeadHead, Standing, classif
 
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
+    from leadctl.store.deliverylog import LoggedRow
 
 #: Leads that are planned together: one query each for heads, targets and, where needed, the leads' texts.
 PAGE = 1000
@@ -56,7 +59,8 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """What is planned for every lead of one entity and project that the ledger knows nothing of."""
+    """What is planned for every lead of one entity and project that ledger and delivery log know nothing of, and
+    that the channels judge alike."""
 
     entity: ExternalId | None
     project: ExternalId | None
@@ -71,12 +75,6 @@ class Shape:
         return LeadPlan(
             lead_id, self.entity, self.project, deliveries, (), self.routing.skips, self.routing.warnings
         )  # fmt: skip
-
-    def refuses(self, lead: Lead | None) -> bool:
-        """Whether some channel does not take the lead. None: no channel wants to see it."""
-        if lead is None:
-            return False
-        return any(route.channel.problems(lead) for route, _ in self.routing.routes if route.channel.judged)
 
 
 #: A lead and its plan, or the shape of it.
@@ -102,6 +100,9 @@ class Planning:
         retry_unknown: bool = False,
     ) -> None:
         self.router = Router(app, selectors)
+        self._logbook = Logbook(app, self.router)
+        #: Whether leads that nothing is to be sent for are left out, of the sums too.
+        self.missing = selection.missing
         self.not_found: list[LeadId] = []
         #: Every id that was asked for, with what became of it, page by page (for the run's ledger).
         self.standings: list[tuple[LeadId, Standing]] = []
@@ -109,9 +110,10 @@ class Planning:
         self._selection = selection
         self._filter = LeadFilter(selection.project, selection.entity, selection.since, selection.until)
         self._forced = forced
-        self._retry_unknown = retry_unknown
+        self.retry_unknown = retry_unknown
         self._sums = _Sums()
         self._shape = lru_cache(MEMO)(self._new_shape)
+        self._refusing = lru_cache(MEMO)(_refusing)
         #: How many leads fit each shape, as far as they are not in the sums yet.
         self._fresh: Counter[Shape] = Counter()
 
@@ -133,43 +135,55 @@ class Planning:
         if asked is None:
             for page in head_pages(self._app.db, self._filter, PAGE):
                 if page:
-                    self.standings = [(head.id, "planned") for head in page]
-                    yield self._plan_page(page)
+                    entries = self._plan_page(page)
+                    self.standings = [(identity, "planned") for identity, _ in entries]
+                    yield entries
             return
+        left_out = self._selection.left_out
         for ids in _slices(asked if isinstance(asked, UniqueIds) else UniqueIds(asked), PAGE):
             rows = list(classify(self._app.db, ids, self._filter))
-            self.standings = [(identity, standing) for identity, standing, _ in rows]
-            missing = [identity for identity, standing, _ in rows if standing == "not_found"]
-            self._sums.not_found += len(missing)
-            self._sums.filtered += sum(standing == "filtered" for _, standing, _ in rows)
-            self.not_found += missing[: max(0, MAX_ENTRIES - len(self.not_found))]
-            yield self._plan_page([head for _, standing, head in rows if standing == "planned" and head is not None])
+            entries = self._plan_page(
+                [head for identity, standing, head in rows
+                 if standing == "planned" and head is not None and identity not in left_out]
+            )  # fmt: skip
+            planned = {identity for identity, _ in entries}
+            self.standings = [
+                (identity, "filtered" if standing == "planned" and identity not in planned else standing)
+                for identity, standing, _ in rows
+            ]
+            not_found = [identity for identity, standing in self.standings if standing == "not_found"]
+            self._sums.not_found += len(not_found)
+            self._sums.filtered += sum(standing == "filtered" for _, standing in self.standings)
+            self.not_found += not_found[: max(0, MAX_ENTRIES - len(self.not_found))]
+            yield entries
 
     def _plan_page(self, heads: Sequence[LeadHead]) -> list[Entry]:
         shapes = [self._shape(head.external_entity_id, head.external_project_id) for head in heads]
-        known = self._known([head.id for head in heads])
-        leads = self._texts(heads, shapes, known)
-        if not known and not leads and self._app.ledger.restored_at is None:
-            self._count_fresh(heads, shapes)
-            return [(head.id, shape) for head, shape in zip(heads, shapes, strict=True)]
-        return [self._plan_one(head, shape, known, leads) for head, shape in zip(heads, shapes, strict=True)]
+        ids = [head.id for head in heads]
+        known, logged = self._known(ids), self._logbook.of(ids)
+        leads, restored_at = self._texts(heads, shapes, known), self._app.ledger.restored_at
+        fresh: list[tuple[LeadHead, Shape]] = []
+        entries: list[Entry] = []
+        for head, shape in zip(heads, shapes, strict=True):
+            lead = leads.get(head.id)
+            rows, log = known.get(head.id, ()), logged.get(head.id, ())
+            if rows or log or is_forgotten(restored_at, head.created_at, None) or (lead and lead.problem):
+                entries.append((head.id, self._plan_lead(head, shape.routing, rows, lead, log)))
+            else:
+                fit = self._judged(shape, lead) if lead else shape
+                fresh.append((head, fit))
+                entries.append((head.id, fit))
+        self._count_fresh(fresh)
+        return [entry for entry in entries if _is_open(entry)] if self.missing else entries
 
     def _known(self, ids: Sequence[LeadId]) -> Mapping[LeadId, Sequence[Target]]:
         known = self._app.ledger.known_among(ids)
         return self._app.ledger.targets_for(known) if known else {}
 
-    def _plan_one(
-        self,
-        head: LeadHead,
-        shape: Shape,
-        known: Mapping[LeadId, Sequence[Target]],
-        leads: Mapping[LeadId, Lead],
-    ) -> Entry:
-        rows, lead = known.get(head.id), leads.get(head.id)
-        if rows or is_forgotten(self._app.ledger.restored_at, head.created_at, None) or shape.refuses(lead):
-            return head.id, self._plan_lead(head, shape.routing, rows or (), lead)
-        self._count_fresh([head], [shape])
-        return head.id, shape
+    def _judged(self, shape: Shape, lead: Lead) -> Shape:
+        """The shape that fits this lead of those that its channels may make of it."""
+        said = tuple([tuple(judge(lead)) for judge in shape.routing.judges])
+        return self._refusing(shape, said) if any(said) else shape
 
     def _texts(
         self, heads: Sequence[LeadHead], shapes: Sequence[Shape], known: Mapping[LeadId, Sequence[Target]]
@@ -189,12 +203,19 @@ class Planning:
         # Whether the lead was changed since it was rejected, all of it tells.
         return load_leads(self._app.db, wanted, CONTENT if rejected else columns)
 
-    def _plan_lead(self, head: LeadHead, routing: Routing, known: Sequence[Target], lead: Lead | None) -> LeadPlan:
+    def _plan_lead(
+        self,
+        head: LeadHead,
+        routing: Routing,
+        known: Sequence[Target],
+        lead: Lead | None,
+        logged: "Sequence[LoggedRow]",
+    ) -> LeadPlan:
         deliveries: list[PlannedDelivery] = []
         already: list[PlannedDelivery] = []
         skips = list(routing.skips)
         for route, via in routing.routes:
-            planned = self._plan_delivery(head, route, via, known, lead)
+            planned = self._plan_delivery(head, route, via, known, lead, logged)
             if isinstance(planned, Skip):
                 skips.append(planned)
             elif planned.state is None:
@@ -202,10 +223,11 @@ class Planning:
             else:
                 deliveries.append(planned)
                 self._count(planned, route)
-        self._sums.leads += 1
-        self._sums.already += len(already)
-        self._sums.skipped += len(skips)
         self._sums.invalid += routing.invalid
+        if deliveries or not self.missing:
+            self._sums.leads += 1
+            self._sums.already += len(already)
+            self._sums.skipped += len(skips)
         if deliveries:
             self._sums.note_age(head.created_at)
         return LeadPlan(
@@ -214,11 +236,18 @@ class Planning:
         )  # fmt: skip
 
     def _plan_delivery(
-        self, head: LeadHead, route: OpenRoute, via: Via, known: Sequence[Target], lead: Lead | None
+        self,
+        head: LeadHead,
+        route: OpenRoute,
+        via: Via,
+        known: Sequence[Target],
+        lead: Lead | None,
+        log: "Sequence[LoggedRow]",
     ) -> PlannedDelivery | Skip:
         rows = sorted((row for row in known if _is_at(row, route)), key=lambda row: row.n)
         proof = next((row for row in reversed(rows) if row.state is TargetState.DELIVERED), None)
         last = rows[-1] if rows else None
+        logged = self._logbook.proof(log, route) if log and proof is None and _may_be_theirs(last) else None
 
         def planned(state: PlanState | None, target: Target | None, n: int) -> PlannedDelivery:
             if state in _SENT_AT_ONCE and self._is_forgotten(head, route, target):
@@ -227,11 +256,12 @@ class Planning:
 
         if proof is not None and not self._forced:
             return planned(None, proof, proof.n)
-        if lead is not None and (problems := route.channel.problems(lead)):
-            detail = "; ".join(problems)
-            return Skip(route.account, SkipReason.INVALID_LEAD, detail, via, route.destination.target)
+        if logged is not None and not self._forced:
+            return PlannedDelivery(head.id, route.account, route.destination, via, None, logged=logged)
+        if lead is not None and (problems := [lead.problem] if lead.problem else route.channel.judge(lead)):
+            return route.refusal(problems, via)
         if last is None:
-            return planned(PlanState.NEW, None, 0)
+            return planned(PlanState.NEW, None, 0 if logged is None else 1)  # the first one is the application's
         if last.state is TargetState.DELIVERED:
             return planned(PlanState.NEW, None, last.n + 1)
         if last.state is TargetState.REJECTED and not self._again(last, route, lead):
@@ -258,13 +288,13 @@ class Planning:
         sums.by_credential[planned.account.credential_id] += 1
         if planned.state is PlanState.UNKNOWN:
             sums.in_doubt[planned.account.credential_id] += 1
-            if route.held and not self._retry_unknown:
+            if route.held and not self.retry_unknown:
                 sums.held += 1
 
-    def _count_fresh(self, heads: Sequence[LeadHead], shapes: Sequence[Shape]) -> None:
-        times = (h.created_at for h, shape in zip(heads, shapes, strict=True) if shape.routing.routes)
-        self._sums.note_age(min((moment for moment in times if moment is not None), default=None))
-        self._fresh.update(shapes)
+    def _count_fresh(self, fresh: Sequence[tuple[LeadHead, Shape]]) -> None:
+        times = [head.created_at for head, shape in fresh if shape.routing.routes and head.created_at is not None]
+        self._sums.note_age(min(times, default=None))
+        self._fresh.update([shape for _, shape in fresh])
         if len(self._fresh) > MEMO:
             self._add_fresh()
 
@@ -272,9 +302,11 @@ class Planning:
         sums, fresh = self._sums, self._fresh
         for shape, number in fresh.items():
             routing = shape.routing
+            sums.invalid += number * routing.invalid
+            if self.missing and not routing.routes:
+                continue
             sums.leads += number
             sums.skipped += number * len(routing.skips)
-            sums.invalid += number * routing.invalid
             sums.by_state[str(PlanState.NEW)] += number * len(routing.routes)
             for route, _ in routing.routes:
                 sums.by_channel[route.account.channel] += number
@@ -314,6 +346,10 @@ class Planning:
         return 10 if detailed and totals.deliveries > totals.held_unknown else 0
 
 
+def _refusing(shape: Shape, said: Sequence[Sequence[str]]) -> Shape:
+    return Shape(shape.entity, shape.project, shape.routing.refusing(said))
+
+
 def is_forgotten(restored_at: datetime | None, created_at: datetime | None, row: Target | None) -> bool:
     """Whether the delivery may have been made although the ledger, which was restored then, does not know it."""
     if restored_at is None:
@@ -330,6 +366,17 @@ def _is_at(row: Target, route: OpenRoute) -> bool:
     return row.credential_id == route.account.credential_id and row.account == route.account_key
 
 
+def _may_be_theirs(last: Target | None) -> bool:
+    """Whether the delivery log may speak of that delivery: not where a part of ours is missing, nor of a forced one."""
+    return last is None or (last.n == 0 and last.state is not TargetState.INCOMPLETE)
+
+
+def _is_open(entry: Entry) -> bool:
+    """Whether something is to be sent for the lead."""
+    found = entry[1]
+    return bool(found.deliveries if isinstance(found, LeadPlan) else found.routing.routes)
+
+
 def _slices(ids: Sequence[LeadId], size: int) -> Iterator[Sequence[LeadId]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
@@ -343,4 +390,5 @@ def plan_leads(
     retry_unknown: bool = False,
 ) -> Planning:
     """The plan of this selection. Raises ConfigError, DatabaseUnreachable."""
+    require_knowledge(app, selection)
     return Planning(app, selection, selectors, forced=force_reason is not None, retry_unknown=retry_unknown)

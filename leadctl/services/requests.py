@@ -1,6 +1,6 @@
 """What the commands ask of the services, as values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -39,11 +39,31 @@ class LeadSelection:
     typed: tuple[str, ...] = ()
     #: False: the ids are those that an earlier run selected, not a person's list.
     by_name: bool = True
+    #: Only leads that something is to be sent for.
+    missing: bool = False
+    #: A person says that nothing was sent before the first run.
+    first_run: bool = False
+    #: Ids among ``ids`` that an earlier plan of the same run has left out.
+    left_out: Collection[LeadId] = ()
 
     @property
     def named(self) -> bool:
-        """Whether the leads were named by a person: then `rejected` ones are tried again."""
-        return self.ids is not None and self.by_name
+        """Whether the leads were named by a person: then `rejected` ones are tried again. With ``--missing`` the person
+        asks what is missing among them."""
+        return self.ids is not None and self.by_name and not self.missing
+
+
+#: The queue of what names none.
+DEFAULT_QUEUE = "integrations"
+
+
+@dataclass(frozen=True, slots=True)
+class Queueing:
+    """Workers shall carry the run. ``seconds``: how long a chunk of it takes at the account's limit."""
+
+    name: str
+    priority: int = 0
+    seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,8 @@ class SendRequest:
     #: What has not been sent by then is left to the next run. Aware.
     finish_by: datetime | None = None
     results_dir: Path | None = None
+    #: None: it is sent here and now.
+    queueing: Queueing | None = None
     #: The global options as they were typed, to be repeated in ``next_command``.
     global_options: tuple[str, ...] = ()
 
@@ -103,3 +125,5 @@ class Question:
     forced: bool = False
     #: Of a bulk run, the slowest channel first.
     estimates: Sequence["Estimate"] = ()
+    #: Of ``--missing``: why the deliveries are missing is said too.
+    missing: bool = False

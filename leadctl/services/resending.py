@@ -2,31 +2,38 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leadctl.domain.errors import ConfigError, LeadctlError, NothingSelected, RunLocked
 from leadctl.domain.events import Event, RunEvent
 from leadctl.domain.ids import UniqueIds
-from leadctl.domain.model import LeadPlan, PlannedDelivery
-from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, RunStatus, TargetState
+from leadctl.domain.model import CredentialId, LeadId, LeadPlan, sort_key
+from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus
 from leadctl.domain.ports import Observer
-from leadctl.services.carrying import carry
+from leadctl.services.carrying import Rest, carry
 from leadctl.services.checks import check_limits
 from leadctl.services.estimating import WORTH_SAYING, check_deadline, estimate_plan
 from leadctl.services.inspecting import RUN_LEASE, run_report
+from leadctl.services.items import item_rows
+from leadctl.services.missing import missing_event
 from leadctl.services.planning import Planning, plan_leads
+from leadctl.services.queueing import Fleet, as_before, check_queued, fleet_for, hand_over
 from leadctl.services.requests import PlanTotals, Question, SendRequest
 from leadctl.services.restoring import clear_when_settled, write_doubts
 from leadctl.services.results import ResultsDir
 from leadctl.services.selections import as_options, from_options, selection_digest
 from leadctl.services.shapes import run_status, timestamp
 from leadctl.services.stopping import StopSwitch
+from leadctl.services.written import Written
 from leadctl.store.leases import process_info
-from leadctl.store.rows import ItemRow, RunRow
+from leadctl.store.rows import RunRow
 
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
@@ -41,9 +48,12 @@ def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observ
     and DatabaseUnreachable at any time (the same command goes on later).
     """
     digest = selection_digest(request)
+    fleet = fleet_for(app, request)
     with _lease(app, digest, request.wait, stop):
         planning = _preview(app, request, stop)
         totals = planning.totals
+        if request.leads.missing:
+            observer(missing_event(totals))
         if request.fail_on_empty and not totals.leads and not totals.not_found:
             raise NothingSelected("no lead is selected", hint="see what the selection holds with: leadctl plan")
         check_limits(app, planning.router)
@@ -51,9 +61,10 @@ def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observ
         check_deadline(app, request, estimates)
         results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
         if totals.deliveries:
-            nothing_known = not app.ledger.has_any_proof()
+            nothing_known = not (request.leads.first_run or app.delivery_log or app.ledger.has_any_proof())
             stop.check()
-            confirm(Question(request.command, totals, nothing_known, bool(request.force_reason), estimates))
+            missing = request.leads.missing
+            confirm(Question(request.command, totals, nothing_known, bool(request.force_reason), estimates, missing))
         earlier = _take_over(app, request, digest)
         app.ledger.make()
         run = app.ledger.new_run(
@@ -65,19 +76,28 @@ def send(app: "App", request: SendRequest, *, confirm: Confirm, observer: Observ
             reason=request.force_reason,
         )
         _supersede(app, earlier, run)
-        return _Run(app, request, run, observer, stop, results).begin(earlier)
+        return _Run(app, request, run, observer, stop, results, fleet).begin(earlier)
 
 
 def resume(
-    app: "App", run_id: str, *, observer: Observer, stop: StopSwitch, global_options: Sequence[str] = ()
+    app: "App",
+    run_id: str,
+    *,
+    observer: Observer,
+    stop: StopSwitch,
+    global_options: Sequence[str] = (),
+    queue: bool = False,
 ) -> dict[str, Any]:
-    """Go on with a run by its id, with the leads and flags that the ledger kept."""
+    """Go on with a run by its id, with the leads and flags that the ledger kept. ``queue``: workers shall do it; then
+    what has failed is tried again too."""
     run = app.ledger.run(run_id)
     if run is None:
         raise ConfigError(f"there is no run {run_id} in the ledger {app.ledger.location}", hint="see: leadctl runs")
-    request = replace(from_options(run), global_options=tuple(global_options))
+    request = replace(from_options(run), global_options=tuple(global_options), queueing=as_before(run, queue=queue))
+    fleet = fleet_for(app, request)
     with _lease(app, run.selection_digest, 0.0, stop):
-        if run.status not in (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED):
+        again = [RunStatus.PARTIAL] if queue else []
+        if run.status not in (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED, *again):
             observer(RunEvent("nothing_to_resume", "warning", {"run_id": run_id, "status": run.status.value}))
             return run_report(app, run_id, global_options)
         if run.total_count == UNPLANNED:
@@ -89,12 +109,23 @@ def resume(
         ledger.make()
         ledger.touch_run(run_id, socket.gethostname(), os.getpid(), app.clock.now())
         ids = UniqueIds(identity for page in ledger.run_lead_ids(run_id) for identity in page)
-        leads = replace(request.leads, ids=ids, by_name=request.leads.by_name)
+        # What was missing is in the run, whatever has become of it since.
+        left_out = _left_out(app, run_id) if request.leads.missing else ()
+        leads = replace(request.leads, ids=ids, missing=False, left_out=left_out)
         request = replace(request, leads=leads)
-        check_limits(app, _preview(app, request, stop).router)
         results = ResultsDir(request.results_dir, app.secrets) if request.results_dir else None
-        return _Run(app, request, run, observer, stop, results).go_on()
+        return _Run(app, request, run, observer, stop, results, fleet).go_on()
 
+
+def _left_out(app: "App", run_id: str) -> frozenset[LeadId]:
+    pages = app.ledger.run_lead_ids(run_id, standing="filtered")
+    return frozenset(identity for page in pages for identity in page)
+
+
+#: From so many leads on a run that goes on sends while the rest of it is still planned.
+AHEAD_FROM = 10_000
+#: What a run that goes on has nothing to do for, most probably.
+_SETTLED = (Outcome.DELIVERED, Outcome.ALREADY_DELIVERED, Outcome.SKIPPED)
 
 #: ``total_count`` of a run whose ids are not all in the ledger yet.
 UNPLANNED = -1
@@ -143,6 +174,8 @@ def _preview(app: "App", request: SendRequest, stop: StopSwitch) -> Planning:
 def _take_over(app: "App", request: SendRequest, digest: str) -> list[RunRow]:
     """Earlier runs of this selection that did not finish: their lease is ours, so nobody carries them."""
     earlier = app.ledger.unfinished_of(digest, request.command)
+    if request.force_reason:
+        check_queued(app, digest)
     if request.force_reason and earlier:
         raise ConfigError(
             f"an unfinished forced run of this selection exists: {earlier[0].id}; a new one would send again what "
@@ -170,21 +203,25 @@ class _Run:
         observer: Observer,
         stop: StopSwitch,
         results: ResultsDir | None,
+        fleet: Fleet | None,
     ) -> None:
         self._app = app
         self._request = request
         self._run = run
         self._stop = stop
         self._results = results
+        self._fleet = fleet
         self._expected = 0
         #: Leads without anything to send to, by the warning's name.
         self._without: dict[str, int] = {}
+        self._observing = threading.RLock()
         self._observers = [observer, *([results] if results else [])]
         app.notify = self._observe
 
     def _observe(self, event: Event) -> None:
-        for observer in self._observers:
-            observer(event)
+        with self._observing:  # the plan may be written while it is sent
+            for observer in self._observers:
+                observer(event)
 
     def begin(self, earlier: Sequence[RunRow]) -> dict[str, Any]:
         """A new run: write the plan; with ``--delay`` wait once, and plan anew."""
@@ -192,17 +229,56 @@ class _Run:
         due = next((old.due_at for old in earlier if old.due_at), None)
         if due is None and self._request.delay:
             due = self._app.clock.now() + timedelta(seconds=self._request.delay)
+        if self._fleet and planning.totals.deliveries:
+            return hand_over(self._app, self._fleet, planning, self._run.id, self._request, due, self._observe)
         if due is not None and planning.totals.deliveries:
             planning = self._wait_until(due, planning)
         return self._carry(planning)
 
     def go_on(self) -> dict[str, Any]:
         """A run that was interrupted: what has its final outcome stays, the rest is planned anew."""
+        planning = _plan(self._app, self._request)
+        waiting = self._open_credentials(planning)
+        check_limits(self._app, planning.router)
+        ahead = self._may_send_ahead(planning)
         self._app.ledger.reopen_items(self._run.id, keep_rejected=not self._request.leads.named)
-        planning = self._write_plan(anew=False)
+        if ahead and not self._fleet:
+            return self._carry(
+                planning, Rest(sorted(waiting, key=sort_key), partial(self._write_rest, planning)), waiting
+            )
+        self._write(planning, anew=False)
+        check_limits(self._app, planning.router)
+        if self._fleet:
+            due = self._run.due_at
+            return hand_over(self._app, self._fleet, planning, self._run.id, self._request, due, self._observe)
         if self._run.due_at is not None:
             planning = self._wait_until(self._run.due_at, planning)
         return self._carry(planning)
+
+    def _open_credentials(self, planning: Planning) -> Counter[CredentialId]:
+        """How many deliveries of the run each credential has left to do, as far as the ledger tells. All of the run's
+        credentials are opened."""
+        waiting: Counter[CredentialId] = Counter()
+        for (credential_id, outcome, code), number in self._app.ledger.verdict_counts(self._run.id).items():
+            opened = planning.router.route(credential_id)
+            if opened and (outcome not in _SETTLED or code == ErrorCode.INCOMPLETE):
+                waiting[credential_id] += number
+        return waiting
+
+    def _may_send_ahead(self, planning: Planning) -> bool:
+        """Whether what is written of the plan may be sent while the rest is still being planned: where that takes long,
+        and where nothing that is found out later could forbid it."""
+        if self._run.total_count < AHEAD_FROM or self._request.command == "resend":
+            return False
+        if self._results or self._run.due_at or self._app.ledger.restored_at:
+            return False
+        for account in planning.router.accounts():
+            planning.router.route(account.credential_id)
+        try:
+            check_limits(self._app, planning.router)
+        except ConfigError:
+            return False  # perhaps of a credential that no lead has: the plan tells
+        return True
 
     def _wait_until(self, due: datetime, planning: Planning) -> Planning:
         self._app.ledger.set_due(self._run.id, due)
@@ -227,8 +303,19 @@ class _Run:
 
         ``anew`` False: its ids are there already, and some of its deliveries have their final outcome.
         """
-        ledger, run_id = self._app.ledger, self._run.id
         planning = _plan(self._app, self._request)
+        self._write(planning, anew=anew)
+        return planning
+
+    def _write_rest(self, planning: Planning, written: Written) -> None:
+        try:
+            self._write(planning, anew=False, written=written)
+            self._say_estimates(planning)
+        finally:
+            written.end()
+
+    def _write(self, planning: Planning, *, anew: bool, written: Written | None = None) -> None:
+        ledger, run_id = self._app.ledger, self._run.id
         seq = 0
         for plans in planning.pages():
             rows = [(seq + i, lead_id, standing) for i, (lead_id, standing) in enumerate(planning.standings)]
@@ -237,64 +324,25 @@ class _Run:
                 ledger.add_leads(run_id, rows)
             write_doubts(self._app, plans)
             kept = set() if anew else ledger.kept_items(run_id, list(places))
-            items = [item for plan in plans for item in self._items(planning, plan, places[plan.lead_id])]
-            ledger.add_items(run_id, [item for item in items if (item.lead_id, item.credential_id) not in kept])
+            for plan in plans:
+                self._say_lead(plan)
+            items = [item for plan in plans for item in item_rows(planning, plan, places[plan.lead_id])]
+            items = [item for item in items if (item.lead_id, item.credential_id) not in kept]
+            ledger.add_items(run_id, items)
             seq += len(rows)
+            if written is not None:
+                written.page((item.credential_id, item.seq) for item in items if item.outcome is Outcome.PENDING)
+                if written.abandoned:
+                    return
         self._say_without()
         ledger.set_counts(run_id, seq, planning.totals.filtered_count)
         self._expected = sum(ledger.outcome_counts(run_id).values())
         self._check_plan(planning.totals)
-        return planning
 
     def _check_plan(self, totals: PlanTotals) -> None:
         planned = totals.deliveries + totals.already_delivered + totals.skipped
         if self._expected < planned:
             raise LeadctlError(f"run {self._run.id}: {planned} deliveries were planned, {self._expected} were kept")
-
-    def _items(self, planning: Planning, plan: LeadPlan, seq: int) -> Iterator[ItemRow]:
-        self._say_lead(plan)
-        for planned in (*plan.deliveries, *plan.already_delivered):
-            proven = planned.state is None
-            target = planned.target
-            held = self._held(planning, planned)
-            yield ItemRow(
-                seq=seq,
-                lead_id=plan.lead_id,
-                channel=planned.account.channel,
-                credential_id=planned.account.credential_id,
-                credential_name=planned.account.name,
-                destination=target.destination if target else planned.destination.key,
-                n=planned.n,
-                outcome=Outcome.ALREADY_DELIVERED if proven else Outcome.UNKNOWN if held else Outcome.PENDING,
-                reason=str(planned.state) if planned.state else None,
-                target=planned.destination.target,
-                remote_id=target.remote_id if target and proven else None,
-                remote_url=target.remote_url if target and proven else None,
-                error_code=ErrorCode.MAYBE_DELIVERED if held else None,
-                error_message=HELD_MESSAGE if held else None,
-                settled_by=target.settled_by if target and proven else None,
-            )
-        for skip in plan.skipped:
-            yield ItemRow(
-                seq=seq,
-                lead_id=plan.lead_id,
-                channel=skip.account.channel,
-                credential_id=skip.account.credential_id,
-                credential_name=skip.account.name,
-                outcome=Outcome.SKIPPED,
-                reason=skip.reason.value,
-                detail=skip.detail,
-                target=skip.target,
-            )
-
-    def _held(self, planning: Planning, planned: PlannedDelivery) -> bool:
-        """Whether only a person settles it. Whether a living process is sending it just now, the claim tells."""
-        if planned.state is not PlanState.UNKNOWN or self._request.retry_unknown:
-            return False
-        if planned.target is not None and planned.target.state is TargetState.SENDING:
-            return False
-        route = planning.router.route(planned.account.credential_id)
-        return route is not None and route.held
 
     def _say_lead(self, plan: LeadPlan) -> None:
         level = "info" if self._request.command == "resend" else "debug"
@@ -323,21 +371,27 @@ class _Run:
             self._observe(RunEvent(name, "warning", {"leads": count, "message": message}))
         self._without = {}
 
-    def _carry(self, planning: Planning) -> dict[str, Any]:
-        ledger, run_id, totals = self._app.ledger, self._run.id, planning.totals
+    def _carry(
+        self, planning: Planning, rest: Rest | None = None, waiting: Mapping[CredentialId, int] | None = None
+    ) -> dict[str, Any]:
+        """``rest``: of the plan, with how many deliveries ``waiting`` there are by credential."""
+        ledger, run_id = self._app.ledger, self._run.id
         self._rewrite_results()
-        by_channel = self._pending_by_channel()
-        started = {"run_id": run_id, "command": self._request.command, "leads": totals.leads,
+        by_channel = self._pending_by_channel() if waiting is None else _by_channel(planning, waiting)
+        leads = planning.totals.leads if rest is None else self._run.total_count
+        started = {"run_id": run_id, "command": self._request.command, "leads": leads,
                    "deliveries": sum(by_channel.values()), "by_channel": by_channel}  # fmt: skip
         self._observe(RunEvent("run_started", "info", started))
-        self._say_estimates(planning)
+        if rest is None:
+            self._say_estimates(planning)
         exit_code = carry(
             self._app,
             planning,
             run_id,
             observer=self._observe,
             stop=self._stop,
-            expected=self._expected,
+            expected=lambda: self._expected,
+            rest=rest,
             retry_unknown=self._request.retry_unknown,
             bulk=self._request.command == "bulk-resend",
             share=self._request.share,
@@ -345,7 +399,7 @@ class _Run:
         )
         outcomes = ledger.outcome_counts(run_id)
         unprocessed = sum(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
-        status = run_status(exit_code, planned=totals.deliveries, unprocessed=unprocessed)
+        status = run_status(exit_code, planned=planning.totals.deliveries, unprocessed=unprocessed)
         ledger.finish_run(run_id, status, exit_code, self._app.clock.now())
         if self._request.command == "bulk-resend":
             clear_when_settled(self._app, (outcome for _, outcome in outcomes))
@@ -381,4 +435,10 @@ class _Run:
             self._results.rewrite(ledger.iter_items(run_id), missing)
 
 
-HELD_MESSAGE = "an earlier attempt may have arrived; a person must look, or --retry-unknown risks a second one"
+def _by_channel(planning: Planning, waiting: Mapping[CredentialId, int]) -> dict[str, int]:
+    by_channel: Counter[str] = Counter()
+    for credential_id, number in waiting.items():
+        route = planning.router.route(credential_id)
+        if route is not None:
+            by_channel[route.account.channel] += number
+    return dict(by_channel)

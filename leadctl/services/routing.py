@@ -1,8 +1,8 @@
 """Which integrations a lead gets (CONTRACT §2): credentials, links and selectors as routes, worked out set-wise."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from leadctl.channelkit.channel import Channel
 from leadctl.channelkit.spec import Retransmit
 from leadctl.channels import channel_class, channel_names, is_channel
 from leadctl.domain.errors import ConfigError, InvalidCredential
-from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Skip, sort_key
+from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Lead, Skip, sort_key
 from leadctl.domain.outcomes import SkipReason
 from leadctl.services.accounts import check_channel, effective_account, load_accounts_file, load_settings_file
 from leadctl.services.requests import Selectors
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
 
 Via = tuple[str, ...]
+Judge = Callable[[Lead], Sequence[str]]
 
 #: How many routings are remembered: of the entities and projects met last. A million leads may have as many pairs.
 MEMO = 4096
@@ -43,6 +44,10 @@ class OpenRoute:
         blind = any(step.retransmit is Retransmit.BLIND for step in self.channel.steps)
         return blind or self.channel.settings.on_unknown == "hold"
 
+    def refusal(self, problems: Sequence[str], via: Via) -> Skip:
+        """Of a lead that has these problems."""
+        return Skip(self.account, SkipReason.INVALID_LEAD, "; ".join(problems), via, self.destination.target)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routing:
@@ -52,8 +57,20 @@ class Routing:
     skips: tuple[Skip, ...] = ()
     warnings: tuple[str, ...] = ()
     invalid: int = 0
-    #: The lead's columns that the routes' channels judge it by.
+    #: The lead's columns that the routes' channels judge it by, and what they judge it with, each once.
     judged: frozenset[str] = frozenset()
+    judges: tuple[Judge, ...] = ()
+
+    def refusing(self, said: Sequence[Sequence[str]]) -> "Routing":
+        """The same for a lead of which the judges said so, each in its place."""
+        problems = dict(zip(self.judges, said, strict=True))
+        routes, skips = [], list(self.skips)
+        for route, via in self.routes:
+            if found := problems.get(route.channel.judge):
+                skips.append(route.refusal(found, via))
+            else:
+                routes.append((route, via))
+        return replace(self, routes=tuple(routes), skips=tuple(skips))
 
 
 @dataclass(slots=True)
@@ -69,6 +86,8 @@ class Router:
 
     app: "App"
     selectors: Selectors
+    #: False: no lead will be planned, only :meth:`route` is asked; the links are not read.
+    plans: bool = True
     _accounts: dict[CredentialId, Account] = field(default_factory=dict)
     _from_file: tuple[CredentialId, ...] = ()
     _opened: dict[CredentialId, OpenRoute | _Refused] = field(default_factory=dict)
@@ -79,7 +98,8 @@ class Router:
         if self.selectors.settings_file:
             overlay = load_settings_file(self.selectors.settings_file)
         accounts = load_credentials(self.app.db)
-        self._links = load_links(self.app.db, {account.credential_id for account in accounts})
+        if self.plans:
+            self._links = load_links(self.app.db, {account.credential_id for account in accounts})
         if self.selectors.credentials_file:
             given = load_accounts_file(self.selectors.credentials_file)
             self._from_file = tuple(account.credential_id for account in given)
@@ -136,8 +156,10 @@ class Router:
                 continue
             routes.append((opened, via))
         invalid = sum(skip.reason is SkipReason.INVALID_CREDENTIAL for skip in skips)
-        judged = frozenset().union(*(route.channel.judged for route, _ in routes))
-        return Routing(tuple(routes), tuple(skips), _warnings(linked, routes, skips), invalid, judged)
+        judging = [route.channel for route, _ in routes if route.channel.judged]
+        judged = frozenset().union(*(channel.judged for channel in judging))
+        judges = tuple(dict.fromkeys(channel.judge for channel in judging))
+        return Routing(tuple(routes), tuple(skips), _warnings(linked, routes, skips), invalid, judged, judges)
 
     def _open(self, account: Account) -> OpenRoute | _Refused:
         opened = self._opened.get(account.credential_id)

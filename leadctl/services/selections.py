@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def selection_digest(request: SendRequest) -> str:
         *request.leads.typed,
         *_selector_options(request.selectors).values(),
         bool(request.force_reason),
+        *(["missing"] if request.leads.missing else []),
     ]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
@@ -50,10 +52,12 @@ def as_options(request: SendRequest) -> dict[str, Any]:
         **_selector_options(request.selectors),
         "filters": _filters(request.leads),
         "named": request.leads.named,
+        "missing": request.leads.missing,
         "force_reason": request.force_reason,
         "retry_unknown": request.retry_unknown,
         "share": request.share,
         "results_dir": str(request.results_dir.resolve()) if request.results_dir else None,
+        "queueing": asdict(request.queueing) if request.queueing else None,
     }
 
 
@@ -70,6 +74,7 @@ def from_options(run: RunRow) -> SendRequest:
             datetime.fromisoformat(since) if since else None,
             datetime.fromisoformat(until) if until else None,
             by_name=bool(kept.get("named")),
+            missing=bool(kept.get("missing")),
         ),
         selectors=Selectors(
             tuple(kept.get("channels", ())),

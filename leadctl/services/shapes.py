@@ -18,7 +18,7 @@ MAX_ENTRIES = 1000
 #: Outcomes that are an error entry, each of them.
 FAILURES = (Outcome.REJECTED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNPROCESSED)
 #: A run of these has not ended.
-GOING_ON = (RunStatus.RUNNING, RunStatus.INTERRUPTED)
+GOING_ON = (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.QUEUED)
 #: What is said of a lead that is not in the database.
 NOT_FOUND_MESSAGE = "there is no lead with this id in the database"
 
@@ -113,11 +113,11 @@ def planned_json(delivery: PlannedDelivery) -> dict[str, Any]:
 
 
 def _proven(delivery: PlannedDelivery) -> dict[str, Any]:
-    proof = delivery.target
+    at, remote_id = delivery.proof
     return {
         **planned_json(delivery),
-        "delivered_at": timestamp(proof.updated_at) if proof else None,
-        "remote_id": proof.remote_id if proof else None,
+        "delivered_at": timestamp(at) if at else None,
+        "remote_id": remote_id,
     }
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from leadctl.channelkit.spec import Bucket
@@ -14,6 +15,7 @@ from leadctl.domain.model import CredentialId, Lead, LeadId, Target
 from leadctl.domain.outcomes import ErrorCode, Outcome, PlanState, TargetState
 from leadctl.domain.ports import ItemOutcome, Ledger, Record
 from leadctl.services.routing import OpenRoute, Router
+from leadctl.services.written import Written
 from leadctl.store.leads import load_leads
 from leadctl.store.rows import ItemRow
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Deliveries that the plan may know to be in doubt.
 _IN_DOUBT = (PlanState.UNKNOWN, PlanState.INCOMPLETE)
+#: Of a delivery whose credential is not as it was planned.
+CHANGED = "the credential was changed or switched off while the run was going on"
 _SAFE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
@@ -43,50 +47,85 @@ def effective_buckets(app: "App", opened: OpenRoute) -> Sequence[Bucket]:
     return buckets if rate is None else overridden(buckets, rate.rate, rate.per)
 
 
-class Workload:
-    """The queues of one run."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a run: the deliveries of these credentials, of the leads between these two places."""
 
-    def __init__(self, app: "App", router: Router, run_id: str, ledger: Ledger, *, retry_unknown: bool) -> None:
+    credential_ids: Sequence[CredentialId]
+    first: int
+    last: int
+
+
+class Workload:
+    """The queues of one run, or of a part of it."""
+
+    def __init__(
+        self,
+        app: "App",
+        router: Router,
+        run_id: str,
+        ledger: Ledger,
+        *,
+        retry_unknown: bool,
+        part: Part | None = None,
+    ) -> None:
         self._app = app
         self._router = router
         self._run_id = run_id
         self._ledger = ledger
         self._retry_unknown = retry_unknown
+        self._part = part
+        #: Where the plan is still being written. None: all of it is in the ledger.
+        self._written: Written | None = None
         self._now = app.clock.now()
 
-    def queues(self) -> list[AccountQueue]:
-        """A queue per credential that has pending deliveries and can still be sent to."""
-        queues = []
-        for credential_id, _channel, _count in self._app.ledger.pending_credentials(self._run_id):
-            route = self._router.route(credential_id)
-            if route is not None:
-                queues.append(self._queue(route))
-        return queues
+    def queues(self, besides: Sequence[AccountQueue] = ()) -> list[AccountQueue]:
+        """A queue per credential that has pending deliveries and can still be sent to. ``besides``: which had one."""
+        had = {queue.route.account.credential_id for queue in besides}
+        wanted = self._part.credential_ids if self._part else self._pending_credentials()
+        return self._queues_of(credential_id for credential_id in wanted if credential_id not in had)
+
+    def queues_ahead(self, credential_ids: Iterable[CredentialId], written: Written) -> list[AccountQueue]:
+        """A queue for each of these that can be sent to, while the plan is still being written."""
+        self._written = written
+        return self._queues_of(credential_ids)
+
+    def _queues_of(self, credential_ids: Iterable[CredentialId]) -> list[AccountQueue]:
+        routes = map(self._router.route, credential_ids)
+        return [self._queue(route) for route in routes if route is not None]
+
+    def _pending_credentials(self) -> list[CredentialId]:
+        return [credential_id for credential_id, _, _ in self._app.ledger.pending_credentials(self._run_id)]
 
     def _queue(self, opened: OpenRoute) -> AccountQueue:
         account = opened.account
         route = Route(account, opened.channel, opened.destination.account_key)
-        return AccountQueue(route, self._source(route), effective_buckets(self._app, opened))
+        return AccountQueue(route, self._source(route, opened.key), effective_buckets(self._app, opened))
 
-    def _source(self, route: Route) -> Source:
-        after = -1
+    def _source(self, route: Route, destination: str) -> Source:
+        after, written = self._part.first - 1 if self._part else -1, self._written
 
         async def fetch(limit: int) -> list[Job]:
             nonlocal after
             while True:
-                items, jobs, gone = await asyncio.to_thread(self._page, route, after, limit)
+                last = await written.beyond(route.account.credential_id, after) if written else None
+                items, jobs, gone = await asyncio.to_thread(self._page, route, destination, after, limit)
                 if gone:
                     await self._ledger.record(self._run_id, gone)
-                if not items:
+                if not items and last is None:
                     return []
-                after = items[-1].seq
+                after = items[-1].seq if items else max(after, last or 0)
                 if jobs:
                     return jobs
 
         return fetch
 
-    def _page(self, route: Route, after: int, limit: int) -> tuple[Sequence[ItemRow], list[Job], list[Record]]:
+    def _page(
+        self, route: Route, destination: str, after: int, limit: int
+    ) -> tuple[Sequence[ItemRow], list[Job], list[Record]]:
         items = self._app.ledger.pending_items(self._run_id, route.account.credential_id, after, limit)
+        if self._part:
+            items = [item for item in items if item.seq <= self._part.last]
         ids = [item.lead_id for item in items]
         leads = load_leads(self._app.db, ids) if ids else {}
         targets = self._app.ledger.targets_for(ids, {item.destination for item in items}) if ids else {}
@@ -96,7 +135,9 @@ class Workload:
             lead = leads.get(item.lead_id)
             known = targets.get(item.lead_id, [])
             row = next((t for t in known if t.destination == item.destination and t.n == item.n), None)
-            if lead is None:
+            if item.destination != destination:
+                gone.append(_moved(item, row))
+            elif lead is None:
                 gone.append(_gone(item, row, "the lead was deleted while the run was going on"))
             elif lead.problem is not None:
                 gone.append(_gone(item, row, f"the lead cannot be read: {lead.problem}"))
@@ -116,6 +157,14 @@ class Workload:
         elif item.n and row is None:
             job.trigger = "force"
         return job
+
+
+def _moved(item: ItemRow, row: Target | None) -> Record:
+    """Since it was planned, the credential has been made to lead elsewhere: it is planned anew, not sent."""
+    gone = _gone(item, row, CHANGED)
+    if gone.item is None or gone.item.outcome is Outcome.UNKNOWN:
+        return gone
+    return Record(item=replace(gone.item, outcome=Outcome.UNPROCESSED, error_code=ErrorCode.CREDENTIAL_REFUSED))
 
 
 def _gone(item: ItemRow, row: Target | None, why: str) -> Record:

@@ -22,6 +22,7 @@ class FakePlanning:
         self._plans = plans
         self._code = code
         self._failure = failure
+        self.missing = False
         self.totals = PlanTotals(leads=len(plans), deliveries=2 * len(plans), by_channel={"amocrm": len(plans)})
 
     def entries(self) -> Iterator[list[Entry]]:

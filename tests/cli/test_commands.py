@@ -388,7 +388,8 @@ def test_adopt(services: FakeServices, undo: bool) -> None:
 
 def test_init(services: FakeServices) -> None:
     services.document = {"schema": "leadctl.init/1", "config": "leadctl.toml", "database": "sqlite:///leads.db",
-                         "created_tables": True, "next": ["leadctl doctor"]}  # fmt: skip
+                         "created_tables": True, "mapping": {}, "sure": [], "unsure": [], "plan": [],
+                         "next": ["leadctl doctor"]}  # fmt: skip
     _, made = run(["init", "--database-url", "sqlite:///leads.db"])
     assert made.out.splitlines()[0] == "config written: leadctl.toml"
     assert "  leadctl doctor" in made.out

@@ -68,6 +68,7 @@ requests = st.builds(
         entity=st.sampled_from([None, None, "1", "2", "3"]),
         since=st.none() | st.sampled_from(MOMENTS),
         until=st.none() | st.sampled_from(MOMENTS),
+        missing=st.booleans(),
     ),
     selectors=st.builds(
         Selectors,

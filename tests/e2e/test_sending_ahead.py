@@ -1,0 +1,131 @@
+"""A large run that goes on sends what is planned while the rest is: nothing is lost, nothing doubled, all adds up."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from leadctl.sandbox.server import Sandbox
+from tests.support.world import World, wait_until
+
+CHANNELS = ("webhooks", "uontravel")
+#: Pages of five leads, and runs of any size count as large.
+SMALL = """
+import leadctl.services.planning, leadctl.services.resending
+leadctl.services.planning.PAGE, leadctl.services.resending.AHEAD_FROM = 5, 1
+"""
+#: Half a second passes, or something else happens, before each page of the plan but the first.
+BETWEEN = (
+    SMALL
+    + """
+import time
+from leadctl.domain.errors import DatabaseUnreachable
+from leadctl.services.planning import Planning
+pages = Planning.pages
+def one_by_one(planning):
+    for number, page in enumerate(pages(planning)):
+        if number:
+            {between}
+        yield page
+Planning.pages = one_by_one
+"""
+)
+SLOW = BETWEEN.format(between="time.sleep(0.5)")
+FAILING = BETWEEN.format(between='time.sleep(0.5)\n            raise DatabaseUnreachable("the database is gone")')
+
+
+def counts(box: Sandbox, leads: Sequence[int], channel: str | None = None) -> list[int]:
+    """How often each lead is there, over all channels or in one."""
+    named = (channel,) if channel else CHANNELS
+    return [sum(box.judge.by_lead(name)[str(lead)] for name in named) for lead in leads]
+
+
+@pytest.fixture
+def leads(world: World, box: Sandbox) -> list[int]:
+    """Of a run that was killed when a few of them were sent."""
+    world.connect(box, CHANNELS)
+    world.write_config("[limits.webhooks]\nrate = 0.2\n[limits.uontravel]\nrate = 0.2\n")  # 20 a second
+    found = world.new_leads(40)
+    process = world.start("bulk-resend", *found, "--json")
+    wait_until(lambda: sum(counts(box, found)) >= 5)
+    process.kill()
+    world.finish(process)
+    world.write_config()
+    return found
+
+
+def run_of(world: World) -> str:
+    ((run_id,),) = world.ledger_rows("SELECT id FROM leadctl_runs")
+    return str(run_id)
+
+
+def planned(world: World) -> int:
+    """Leads of the run that have their deliveries."""
+    ((number,),) = world.ledger_rows("SELECT count(DISTINCT lead_id) FROM leadctl_deliveries")
+    return int(number)
+
+
+def test_what_is_planned_is_sent_before_the_last_page(world: World, box: Sandbox, leads: list[int]) -> None:
+    before = sum(counts(box, leads))
+    process = world.start("runs", "resume", run_of(world), "--json", patch=SLOW)
+    wait_until(lambda: sum(counts(box, leads)) > before)
+    assert planned(world) < 40
+    done = world.finish(process)
+    assert (done.code, done.json["outcomes"]["delivered"]) == (0, 80)
+    assert counts(box, leads) == [2] * 40
+
+
+def test_killed_on_the_way_it_goes_on(world: World, box: Sandbox, leads: list[int]) -> None:
+    process = world.start("runs", "resume", run_of(world), "--json", patch=SLOW)
+    before = sum(counts(box, leads))
+    wait_until(lambda: sum(counts(box, leads)) > before + 10)
+    process.kill()
+    world.finish(process)
+    assert planned(world) < 40
+    done = world.run("runs", "resume", run_of(world), "--json", patch=SMALL)
+    assert (done.code, done.json["outcomes"]["delivered"], done.json["total_count"]) == (0, 80, 40)
+    assert counts(box, leads) == [2] * 40
+
+
+def test_stopped_on_the_way_every_lead_has_its_outcome(world: World, box: Sandbox, leads: list[int]) -> None:
+    before = sum(counts(box, leads))
+    process = world.start("runs", "resume", run_of(world), "--json", patch=SLOW)
+    wait_until(lambda: sum(counts(box, leads)) > before)
+    process.terminate()
+    stopped = world.finish(process)
+    outcomes = stopped.json["outcomes"]
+    assert (stopped.code, stopped.json["status"]) == (143, "stopped")
+    assert outcomes["delivered"] + outcomes["unprocessed"] + outcomes["unknown"] == sum(outcomes.values()) == 80
+    assert outcomes["delivered"] <= sum(counts(box, leads)) <= outcomes["delivered"] + outcomes["unknown"]
+    assert outcomes["unprocessed"] >= 10, "nothing is begun after the signal"
+    done = world.run("runs", "resume", run_of(world), "--json", patch=SMALL)
+    assert (done.code, done.json["outcomes"]["delivered"]) == (0, 80)
+    assert counts(box, leads) == [2] * 40
+
+
+def test_a_failure_of_the_plan_loses_nothing(world: World, box: Sandbox, leads: list[int]) -> None:
+    failed = world.run("runs", "resume", run_of(world), "--json", patch=FAILING)
+    assert (failed.code, failed.json["code"]) == (5, "database_unreachable")
+    assert planned(world) < 40
+    done = world.run("runs", "resume", run_of(world), "--json", patch=SMALL)
+    assert (done.code, done.json["outcomes"]["delivered"]) == (0, 80)
+    assert counts(box, leads) == [2] * 40
+
+
+def test_a_credential_that_is_new_is_sent_to_at_the_end(world: World, box: Sandbox, leads: list[int]) -> None:
+    world.add_credential(90, "getresponse", box.vendor("getresponse").credential())
+    done = world.run("runs", "resume", run_of(world), "--json", patch=SMALL)
+    assert (done.code, done.json["outcomes"]["delivered"]) == (0, 120)
+    assert counts(box, leads) == [2] * 40
+    assert counts(box, leads, "getresponse") == [1] * 40
+
+
+def test_what_cannot_be_sent_is_told_before_the_first_request(world: World, box: Sandbox, leads: list[int]) -> None:
+    """Whatever page of the plan it stands on: nothing is sent ahead where something may be forbidden."""
+    before = sum(counts(box, leads))
+    world.write_config("[limits.getresponse]\nrate = 1000\nper = 1\n")
+    world.add_credential(90, "getresponse", box.vendor("getresponse").credential(), entity=2)
+    world.execute("UPDATE leads SET external_entity_id = 2 WHERE id = ?", leads[-1])
+    refused = world.run("runs", "resume", run_of(world), "--json", patch=SMALL)
+    assert refused.code == 2
+    assert "limits.getresponse" in refused.json["message"]
+    assert sum(counts(box, leads)) == before

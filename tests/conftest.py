@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.servers import database, mariadb, postgresql
+
+__all__ = ["database", "mariadb", "postgresql"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_folder() -> Iterator[None]:

@@ -12,19 +12,22 @@ from typing import Any
 
 from leadctl.channels import channel_class, channel_names, is_channel
 from leadctl.domain.errors import DatabaseUnreachable, InvalidCredential, LeadctlError
+from leadctl.domain.masking import clean
 from leadctl.domain.model import Account
 from leadctl.services.accounts import effective_account
 from leadctl.services.bootstrap import App
 from leadctl.services.checks import check_limits
 from leadctl.services.requests import Selectors
 from leadctl.services.routing import Router
+from leadctl.services.verifying import Row, failure, row, shown_mapping, verify
 from leadctl.settings import LoadedSettings, load_settings
 from leadctl.store.credentials import load_credentials
 from leadctl.store.database import Database
 from leadctl.store.health import row_counts
 from leadctl.store.ledger import LedgerStore
 
-Row = dict[str, Any]
+#: Keys of ``[database]`` that are never shown.
+_SECRETS = ("app_key", "previous_keys")
 #: With less than this a long run may not be able to write its outcomes.
 LOW_DISK = 100 * 1024 * 1024
 #: A file's time may be ahead of our clock by so many seconds (network file systems).
@@ -41,14 +44,14 @@ def doctor(explicit_config: str | None, *, restored: bool | None = None) -> list
     try:
         loaded = load_settings(explicit_config)
     except LeadctlError as error:
-        return [_error("config", error)]
+        return [failure("config", error)]
     rows = [*_config(loaded)]
     try:
         db = Database.open(loaded.settings.database)
     except LeadctlError as error:
-        return [*rows, _error("database", error), *_clock(loaded, None), *_modes(loaded, None, None)]
+        return [*rows, failure("database", error), *_clock(loaded, None), *_modes(loaded, None, None)]
     try:
-        rows += [*_database(db), *_told(loaded, db, restored=restored), *_with_ledger(loaded, db)]
+        rows += [*_database(db), *verify(db), *_told(loaded, db, restored=restored), *_with_ledger(loaded, db)]
     finally:
         db.close()
     return rows
@@ -67,25 +70,28 @@ def without_password(url: str) -> str:
     return _PASSWORD.sub(r"\1\2***", url)
 
 
-def _row(check: str, message: str, *, warning: bool = False, hint: str = "") -> Row:
-    verdict = "warning" if warning else "ok"
-    return {"check": check, "verdict": verdict, "code": None, "message": message, "hint": hint}
-
-
-def _error(check: str, error: LeadctlError) -> Row:
-    return {"check": check, "verdict": "error", "code": error.code, "message": error.message, "hint": error.hint}
-
-
 def _config(loaded: LoadedSettings) -> Iterator[Row]:
     if loaded.path:
-        yield _row("config", f"read from {loaded.path}")
+        yield row("config", f"read from {loaded.path}")
     else:
-        yield _row("config", "there is no config file: defaults and the environment", hint="write one: leadctl init")
-    for key, value in _flat(loaded.settings.model_dump()):
+        yield row("config", "there is no config file: defaults and the environment", hint="write one: leadctl init")
+    settings = loaded.settings
+    for key, value in _flat(settings.model_dump(exclude={"database": {*_SECRETS, "mapping"}})):
         shown = without_password(str(value)) if value is not None else "not set"
-        yield _row(f"config {key}", f"{shown} ({loaded.origins.get(key, 'default')})")
+        yield row(f"config {key}", f"{shown} ({_origin(loaded, key)})")
+    for name in _SECRETS:
+        shown = "set, and not shown" if getattr(settings.database, name) else "not set"
+        yield row(f"config database.{name}", f"{shown} ({_origin(loaded, f'database.{name}')})")
+    for name, shown in shown_mapping(settings.database.mapping.model_dump(exclude_defaults=True)):
+        key = f"database.mapping.{name}"
+        yield row(f"config {key}", f"{clean(shown)} ({_origin(loaded, key)})")
     for warning in loaded.warnings:
-        yield _row("environment", warning, warning=True, hint="unset it, or correct its name")
+        yield row("environment", warning, warning=True, hint="unset it, or correct its name")
+
+
+def _origin(loaded: LoadedSettings, key: str) -> str:
+    """Of a key, or of the one that is short for it: ``bot_token = "token"`` is ``bot_token = { key = "token" }``."""
+    return loaded.origins.get(key) or loaded.origins.get(key.rpartition(".")[0], "default")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,10 +106,10 @@ def _database(db: Database) -> Iterator[Row]:
     try:
         counts = row_counts(db)
     except LeadctlError as error:
-        yield _error("database", error)
+        yield failure("database", error)
         return
     told = ", ".join(f"{name} {number:,}" for name, number in counts.items())
-    yield _row("database", f"{db.location}: {told}")
+    yield row("database", f"{db.location}: {told}")
 
 
 def _told(loaded: LoadedSettings, db: Database, *, restored: bool | None) -> Iterator[Row]:
@@ -121,17 +127,17 @@ def _told(loaded: LoadedSettings, db: Database, *, restored: bool | None) -> Ite
         finally:
             ledger.close()
     except LeadctlError as error:
-        yield _error("ledger memory", error)
+        yield failure("ledger memory", error)
         return
     if not restored:
-        yield _row("ledger memory", "nothing is missing in it: leads are sent without a look-up before")
+        yield row("ledger memory", "nothing is missing in it: leads are sent without a look-up before")
 
 
 def _with_ledger(loaded: LoadedSettings, db: Database) -> Iterator[Row]:
     try:
         ledger = LedgerStore.open(loaded.settings, db, create=False)
     except LeadctlError as error:
-        yield _error("ledger", error)
+        yield failure("ledger", error)
         yield from (*_clock(loaded, db), *_modes(loaded, db, None))
         return
     with App(loaded, db, ledger) as app:
@@ -142,9 +148,9 @@ def _with_ledger(loaded: LoadedSettings, db: Database) -> Iterator[Row]:
 def _ledger(ledger: LedgerStore) -> Iterator[Row]:
     if ledger.exists:
         proof = "" if ledger.has_any_proof() else "; it knows of no earlier send"
-        yield _row("ledger", f"{ledger.location}: source {ledger.source}, installation {ledger.installation}{proof}")
+        yield row("ledger", f"{ledger.location}: source {ledger.source}, installation {ledger.installation}{proof}")
     else:
-        yield _row("ledger", f"{ledger.location}: not there yet; the first send makes it")
+        yield row("ledger", f"{ledger.location}: not there yet; the first send makes it")
     if ledger.path is None:
         return
     place = ledger.path if ledger.path.exists() else ledger.path.parent
@@ -158,10 +164,10 @@ def _ledger(ledger: LedgerStore) -> Iterator[Row]:
             }  # fmt: skip
     if ledger.path.parent.is_dir():
         free = shutil.disk_usage(ledger.path.parent).free
-        yield _row("ledger disk", f"{free // 1024**2:,} MB free", warning=free < LOW_DISK, hint="")
+        yield row("ledger disk", f"{free // 1024**2:,} MB free", warning=free < LOW_DISK, hint="")
     for credential_id, kept in ledger.overrides().items():
         names = ", ".join(kept)
-        yield _row(
+        yield row(
             "ledger overrides",
             f"credential {credential_id}: {names} was changed by the vendor, and is kept in the ledger",
             warning=True,
@@ -172,21 +178,21 @@ def _ledger(ledger: LedgerStore) -> Iterator[Row]:
 def _memory(app: App) -> Iterator[Row]:
     """Whether a ledger that has forgotten something would be noticed, and whether one is."""
     for message, hint in app.warnings():
-        yield _row("ledger memory", message, warning=True, hint=hint)
+        yield row("ledger memory", message, warning=True, hint=hint)
     folder = app.ledger.state.path
     place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     message = f"{folder}: a ledger that is restored from a backup is noticed by what is kept there"
     if os.access(place, os.W_OK):
-        yield _row("state", message)
+        yield row("state", message)
     else:
-        yield _row("state", f"{message}, but it cannot be written", warning=True, hint="set XDG_STATE_HOME")
+        yield row("state", f"{message}, but it cannot be written", warning=True, hint="set XDG_STATE_HOME")
 
 
 def _credentials(app: App) -> Iterator[Row]:
     try:
         accounts, overrides = load_credentials(app.db), app.ledger.overrides()
     except LeadctlError as error:
-        yield _error("credentials", error)
+        yield failure("credentials", error)
         return
     enabled = [effective_account(account, overrides, {}) for account in accounts if account.enabled]
     unsupported = Counter(account.channel for account in enabled if not is_channel(account.channel))
@@ -196,11 +202,11 @@ def _credentials(app: App) -> Iterator[Row]:
         if own:
             message = f"{len(own)} enabled, {len(problems)} invalid" + "".join(f"; credential {p}" for p in problems)
             hint = f"see: leadctl channels schema {channel}" if problems else ""
-            yield _row(f"credentials {channel}", message, warning=bool(problems), hint=hint)
+            yield row(f"credentials {channel}", message, warning=bool(problems), hint=hint)
     for name, number in sorted(unsupported.items()):
-        yield _row("credentials", f"{number} of the unsupported type {name!r}", hint="see: leadctl channels")
+        yield row("credentials", f"{number} of the unsupported type {name!r}", hint="see: leadctl channels")
     if not enabled:
-        yield _row("credentials", "none is enabled: nothing can be sent", warning=True)
+        yield row("credentials", "none is enabled: nothing can be sent", warning=True)
 
 
 def _problem(app: App, account: Account) -> str | None:
@@ -218,7 +224,7 @@ def _limits(app: App) -> Iterator[Row]:
             router.route(account.credential_id)
         check_limits(app, router)
     except LeadctlError as error:
-        yield _error("limits", error)
+        yield failure("limits", error)
 
 
 def _clock(loaded: LoadedSettings, db: Database | None) -> Iterator[Row]:
@@ -229,9 +235,9 @@ def _clock(loaded: LoadedSettings, db: Database | None) -> Iterator[Row]:
     message = f"{now:%Y-%m-%d %H:%M:%S} UTC; times on the command line are in {zone}"
     if behind > SKEW:
         message += f"; a file was written {behind:,.0f} s in the future"
-        yield _row("clock", message, warning=True, hint="set the machine's clock: tokens and waits depend on it")
+        yield row("clock", message, warning=True, hint="set the machine's clock: tokens and waits depend on it")
     else:
-        yield _row("clock", message)
+        yield row("clock", message)
 
 
 def _modes(loaded: LoadedSettings, db: Database | None, ledger: LedgerStore | None) -> Iterator[Row]:
@@ -247,7 +253,7 @@ def _modes(loaded: LoadedSettings, db: Database | None, ledger: LedgerStore | No
             exposed = private and bool(mode & stat.S_IROTH)
             told = ": every user of this machine can read what is secret in it" if exposed else ""
             hint = f"chmod o-rwx {path}" if exposed else ""
-            yield _row(f"file mode {what}", f"{path}: {mode:04o}{told}", warning=exposed, hint=hint)
+            yield row(f"file mode {what}", f"{path}: {mode:04o}{told}", warning=exposed, hint=hint)
 
 
 def _text(path: Path) -> str:

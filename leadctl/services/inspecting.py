@@ -21,6 +21,7 @@ from leadctl.services.shapes import (
     timestamp,
 )
 from leadctl.services.verdicts import IN_DOUBT, advice
+from leadctl.store.chunks import ChunkRows
 from leadctl.store.credentials import load_credentials
 from leadctl.store.leads import heads_by_ids
 from leadctl.store.rows import AttemptRow, ErrorGroup, History, ItemRow, RunRow
@@ -37,6 +38,7 @@ __all__ = [
     "history",
     "list_runs",
     "run_groups",
+    "run_progress",
     "run_report",
 ]
 
@@ -93,8 +95,17 @@ def _status(app: "App", row: RunRow) -> RunStatus:
     """The row of a killed run still says ``running``: its selection's lease tells."""
     if row.status not in GOING_ON:
         return row.status
+    if row.status is RunStatus.QUEUED:
+        return RunStatus.RUNNING if ChunkRows(app.ledger).begun(row.id) else RunStatus.QUEUED
     alive = app.leases.is_alive(RUN_LEASE.format(source=app.ledger.source, digest=row.selection_digest))
     return RunStatus.RUNNING if alive else RunStatus.INTERRUPTED
+
+
+def run_progress(app: "App", run_id: str) -> tuple[RunStatus, dict[str, int]]:
+    """Where a run is: its status, and how many deliveries wait by channel. Raises ConfigError if there is none."""
+    status = _status(app, _run(app, run_id))
+    counts = app.ledger.outcome_counts(run_id)
+    return status, {channel: n for (channel, outcome), n in counts.items() if outcome is Outcome.PENDING}
 
 
 def list_runs(app: "App", unfinished: bool) -> list[dict[str, Any]]:

@@ -221,7 +221,7 @@ class LedgerBase:
 
     def mark_restored(self, at: datetime) -> None:
         """A person says that the ledger was restored."""
-        self._write(lambda connection: self._mark(connection, at, 0))
+        self._write(lambda connection: self._mark(connection, at, 0), repeatable=True)
         self.restored_at = at
 
     @property
@@ -241,8 +241,8 @@ class LedgerBase:
 
     def clear_restored(self) -> None:
         """Nothing is missing in the ledger any more."""
-        key = self._own(_RESTORED)
-        self._write(lambda connection: connection.execute(delete(schema.meta).where(schema.meta.c.key == key)))
+        gone = delete(schema.meta).where(schema.meta.c.key == self._own(_RESTORED))
+        self._write(lambda connection: connection.execute(gone), repeatable=True)
         self.restored_at = None
 
     def _mark(self, connection: Connection, at: datetime | None, runs: int) -> None:
@@ -290,21 +290,27 @@ class LedgerBase:
         except SQLAlchemyError as error:
             raise explain(error, f"the ledger {self.location}") from None
 
-    def transact(self, work: Callable[[Connection], T]) -> T:
-        """``work`` in one short transaction, again where another process holds a lock or was first."""
+    def transact(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        """``work`` in one short transaction, again where another process holds a lock or was first.
+
+        ``repeatable``: to do it twice does no harm; so it is done again also where a commit was not answered.
+        """
         try:
-            return self._transaction(work, race=True)
+            return self._transaction(work, race=True, repeatable=repeatable)
         except SQLAlchemyError as error:
             raise explain(error, f"the ledger {self.location}") from None
 
-    def _write(self, work: Callable[[Connection], T]) -> T:
-        """``work`` in one transaction, again while another process holds a lock."""
+    def _write(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        """``work`` in one transaction, again while another process holds a lock. ``repeatable`` as in
+        :meth:`transact`."""
         try:
-            return self._transaction(work)
+            return self._transaction(work, repeatable=repeatable)
         except SQLAlchemyError as error:
             raise explain(error, f"the ledger {self.location}") from None
 
-    def _transaction(self, work: Callable[[Connection], T], *, race: bool = False, away: bool = True) -> T:
+    def _transaction(
+        self, work: Callable[[Connection], T], *, race: bool = False, away: bool = True, repeatable: bool = False
+    ) -> T:
         committing = False
 
         def once() -> T:
@@ -320,8 +326,9 @@ class LedgerBase:
             return result
 
         def again(error: DBAPIError) -> bool:
-            # A commit that was not answered may have arrived: it is not tried again.
-            return is_busy(error) or (race and is_race(error)) or (away and not committing and is_away(error))
+            # A commit that was not answered may have arrived: only what may be done twice is tried again.
+            lost = away and (repeatable or not committing)
+            return is_busy(error) or (race and is_race(error)) or (lost and is_away(error))
 
         return patiently(once, again)
 

@@ -26,7 +26,8 @@ class BucketRows:
             _write(connection, scope, row)
             return places, row.paused_until
 
-        return await asyncio.to_thread(self._ledger.transact, work)
+        # Done twice, it wastes places.
+        return await asyncio.to_thread(self._ledger.transact, work, repeatable=True)
 
     async def silence(self, scope: str, until: float) -> None:
         """Nobody takes a place before ``until``."""
@@ -34,7 +35,7 @@ class BucketRows:
         def work(connection: Connection) -> None:
             _write(connection, scope, silenced(_locked(connection, scope), until))
 
-        await asyncio.to_thread(self._ledger.transact, work)
+        await asyncio.to_thread(self._ledger.transact, work, repeatable=True)
 
 
 def _locked(connection: Connection, scope: str) -> BucketRow:

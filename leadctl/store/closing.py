@@ -35,11 +35,17 @@ class ClosingTables(LedgerBase):
         )
         return [run_from_row(row) for row in self._read(statement)]
 
+    def queued_of(self, selection_digest: str) -> list[str]:
+        """The runs of this selection that workers carry."""
+        own = (runs.c.source == self.source, runs.c.selection_digest == selection_digest)
+        statement = select(runs.c.id).where(*own, runs.c.status == RunStatus.QUEUED.value).order_by(runs.c.id)
+        return [run_id for (run_id,) in self._read(statement)]
+
     def supersede_run(self, run_id: str, by: str, at: datetime) -> None:
         """A later run of the same selection took over: this one stopped for good."""
         values = {"status": RunStatus.STOPPED.value, "exit_code": 5, "finished_at": to_text(at), "superseded_by": by}
         statement = update(runs).where(runs.c.id == run_id).values(**values)
-        self._write(lambda connection: connection.execute(statement).rowcount)
+        self._write(lambda connection: connection.execute(statement), repeatable=True)
 
     def close_unsent(
         self,
@@ -48,8 +54,12 @@ class ClosingTables(LedgerBase):
         *,
         code: ErrorCode = ErrorCode.RUN_STOPPED,
         credential_id: CredentialId | None = None,
-    ) -> int:
-        """Give what still waits its outcome: unprocessed, or unknown where an earlier attempt is in doubt."""
+        places: tuple[int, int] | None = None,
+    ) -> None:
+        """Give what still waits its outcome: unprocessed, or unknown where an earlier attempt is in doubt.
+
+        ``places``: only for leads between these two places of the run.
+        """
         in_doubt = deliveries.c.reason == PlanState.UNKNOWN.value
         statement = (
             update(deliveries)
@@ -63,7 +73,9 @@ class ClosingTables(LedgerBase):
         )
         if credential_id is not None:
             statement = statement.where(deliveries.c.credential_id == str(credential_id))
-        return self._write(lambda connection: connection.execute(statement).rowcount)
+        if places is not None:
+            statement = statement.where(deliveries.c.seq.between(*places))
+        self._write(lambda connection: connection.execute(statement), repeatable=True)
 
     def reopen_items(self, run_id: str, *, keep_rejected: bool) -> None:
         """A run that goes on: forget the deliveries that are to be planned anew; the ids of the run stay.
@@ -84,7 +96,7 @@ class ClosingTables(LedgerBase):
             connection.execute(settled)
             connection.execute(delete(deliveries).where(is_open))
 
-        self._write(work)
+        self._write(work, repeatable=True)
 
     def _proof(self, column: ColumnElement[Any]) -> Select[Any]:
         """Of the row that a delivery of a run made, if that is delivered."""

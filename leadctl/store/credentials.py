@@ -14,7 +14,7 @@ from leadctl.domain.ports import Clock
 from leadctl.settings.mapping import ARROW, KeySource
 from leadctl.store.database import Database, SourceTable, canonical_id, external_id
 from leadctl.store.encryption import Keyring, Unreadable, open_value
-from leadctl.store.engines import explained
+from leadctl.store.engines import explained, patiently
 from leadctl.store.leases import Lease, Leases, process_info
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.mapping import PROBLEM, InColumn, InJson, bury, dig
@@ -238,7 +238,9 @@ class CredentialRows:
             raise LookupError(f"credential {credential_id}: data {error}") from None
 
     def _try_to_write(self, credential_id: CredentialId) -> bool:
-        try:
+        """A lock of the application, or a server that is away, says nothing about rights: it is waited for."""
+
+        def tried() -> bool:
             with self._db.writing.connect() as connection:
                 stored = self._locked(connection, credential_id)
                 if stored is None:
@@ -247,14 +249,25 @@ class CredentialRows:
                 changed = stored.with_keys({"leadctl": "never committed"})
                 found = connection.execute(self._write(credential_id, stored.column, changed)).rowcount
                 connection.rollback()
+            return found == 1
+
+        try:
+            return patiently(tried)
         except SQLAlchemyError:
             return False
-        return found == 1
 
     def _swap(self, credential_id: CredentialId, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-        with explained(self._db.location), self._db.writing.begin() as connection:
+        with explained(self._db.location):
+            return patiently(lambda: self._swap_once(credential_id, old, new))
+
+    def _swap_once(self, credential_id: CredentialId, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+        with self._db.writing.begin() as connection:
             stored = self._locked(connection, credential_id)
-            if stored is None or any(key not in stored.data or stored.data[key] != old[key] for key in old):
+            if stored is None:
+                return False
+            if new and _has(stored.data, new):  # so too where an earlier commit of ours was not answered
+                return True
+            if not _has(stored.data, old):
                 return False
             connection.execute(self._write(credential_id, stored.column, stored.with_keys(new)))
             return True
@@ -318,6 +331,10 @@ class _Stored:
             source = self._keys.get(key)
             changed = bury(changed, ((source.key if source else None) or key).split(ARROW), value)
         return self._whole.form.seal(bury(self._whole.value, self._within, changed))
+
+
+def _has(data: Mapping[str, Any], some: Mapping[str, Any]) -> bool:
+    return all(key in data and data[key] == value for key, value in some.items())
 
 
 def _release(taken: asyncio.Future[Lease | None]) -> None:

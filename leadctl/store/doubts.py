@@ -22,7 +22,7 @@ class DoubtTables(OperatorTables):
         """Any of these may have been sent before that time, every step of it. Rows that are written since, or that a
         living process has in hand, stay as they are."""
         for some in pages(rows):
-            self.transact(lambda connection, some=some: self._doubt(connection, some, before, now, leases))  # type: ignore[misc]
+            self.transact(lambda c, some=some: self._doubt(c, some, before, now, leases), repeatable=True)  # type: ignore[misc]
 
     def _doubt(
         self, connection: Connection, rows: Sequence[Target], before: datetime, now: datetime, leases: Leases

@@ -11,14 +11,14 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.masking import clean
 
 T = TypeVar("T")
 
-#: Seconds that a statement waits for SQLite's lock.
+#: Seconds that a statement waits for another's lock before it is tried again.
 BUSY_TIMEOUT = 5.0
 #: Seconds that is waited for other processes' locks, and for a server that went away, before we give up.
 LOCK_PATIENCE = 60.0
@@ -41,17 +41,40 @@ _SQLITE_FULL = 13
 _FREE_SPACE = "free some space and type the command again"
 _SQLITE_READONLY = {3, 8, 14}
 _SQLITE_BROKEN = {11, 26}
+#: Seconds after which a server ends a transaction in which we do nothing: a frozen process holds no lock for long.
+_IDLE_TRANSACTION = 60
+#: libpq gives up a server that is silent: after so long at connecting, and as soon at what was sent and not received.
+_PG_CONNECT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+               "tcp_user_timeout": 20_000}  # fmt: skip
+#: At the beginning of each transaction, and gone with it: a pooler's connections serve others as well.
+_PG_BEGIN = (
+    "SELECT set_config('lock_timeout', '{:.0f}ms', true), "
+    f"set_config('idle_in_transaction_session_timeout', '{_IDLE_TRANSACTION}s', true)"
+)
+#: What the server would else choose: no silent cutting of texts, no day-long wait behind an ALTER TABLE, no end of the
+#: connection that holds our locks. MySQL does not know the last one.
+_MYSQL_SESSION = (
+    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
+    "innodb_lock_wait_timeout = {0:.0f}, lock_wait_timeout = {0:.0f}, wait_timeout = 31536000"
+    f" /*M! , idle_transaction_timeout = {_IDLE_TRANSACTION} */"
+)
+_MYSQL_CONNECT = {"charset": "utf8mb4", "connect_timeout": 10, "read_timeout": 300, "write_timeout": 30}
 #: SQLSTATE of PostgreSQL: deadlock, serialization, lock not available; wrong password, no such database or role.
 _PG_RETRY = {"40P01", "40001", "55P03"}
 _PG_CONFIG = {"28P01", "28000", "3D000", "42501"}
-_PG_EXISTS = {"42P07", "42710"}
+_PG_EXISTS = {"23505", "42P07", "42710"}
+_PG_DENIED = "42501"
 #: The server takes no writes just now (a standby, after a failover).
 _PG_READONLY = "25006"
-#: MySQL's error numbers, alike. 1142: a command that this user may not give.
-_MYSQL_RETRY = {1205, 1213}
-_MYSQL_EXISTS = 1050
-_MYSQL_CONFIG = {1044, 1045, 1049, 1142, 1698}
+#: MySQL's error numbers, alike. 1020: a row has changed since it was read.
+_MYSQL_RETRY = {1020, 1205, 1213}
+_MYSQL_EXISTS = {1050, 1062}
+_MYSQL_DENIED = {1044, 1142, 1143, 1227}
+_MYSQL_CONFIG = {1045, 1049, 1130, 1698, *_MYSQL_DENIED}
 _MYSQL_READONLY = {1290, 1792, 1836}
+#: Too many connections (three kinds), disk full, out of memory, shutting down, killed, taking too long. From 2000 on
+#: it is the client that says that the server is not there (2002, 2003, 2006, 2013).
+_MYSQL_AWAY = {1021, 1037, 1038, 1040, 1041, 1053, 1114, 1203, 1226, 1317, 1927, 1969, 3024, 4031, *range(2000, 3000)}
 
 
 def parse_url(text: str, key: str) -> URL:
@@ -127,14 +150,29 @@ def has_bad_bytes(error: BaseException) -> bool:
 def server_engine(url: URL) -> Engine:
     """An engine over a server. Raises ConfigError naming the extra when the driver is missing."""
     backend = url.get_backend_name()
-    # Without gap locks two processes insert side by side; every write is guarded by a lock on its row.
-    options: dict[str, Any] = {"isolation_level": "READ COMMITTED"} if backend == "mysql" else {}
+    ours: dict[str, Any] = _PG_CONNECT
+    if backend == "mysql":
+        ours = {**_MYSQL_CONNECT, "init_command": _MYSQL_SESSION.format(BUSY_TIMEOUT)}
     try:
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, **options)
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            # Without gap locks two processes insert side by side; every write is guarded by a lock on its row.
+            isolation_level="READ COMMITTED",
+            connect_args={name: value for name, value in ours.items() if name not in url.query},
+        )
     except ModuleNotFoundError:
         raise ConfigError(
             f"the driver for {backend} is not installed", hint=f'install it with: pip install "leadctl[{backend}]"'
         ) from None
+    if backend == "postgresql":
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(_PG_BEGIN.format(BUSY_TIMEOUT * 1000))
+
+    return engine
 
 
 def is_busy(error: DBAPIError) -> bool:
@@ -148,21 +186,25 @@ def is_busy(error: DBAPIError) -> bool:
 def is_race(error: DBAPIError) -> bool:
     """Whether another process has just made the same row or table: the next look will see it. Never on SQLite,
     where a transaction has the whole file."""
-    return (
-        (isinstance(error, IntegrityError) and not isinstance(error.orig, sqlite3.Error))
-        or _sqlstate(error.orig) in _PG_EXISTS
-        or _mysql_code(error.orig) == _MYSQL_EXISTS
-    )
+    return _sqlstate(error.orig) in _PG_EXISTS or _mysql_code(error.orig) in _MYSQL_EXISTS
 
 
 def is_read_only(error: DBAPIError) -> bool:
-    """Whether the SQLite file, its directory or the server cannot be written."""
-    return _sqlite_code(error.orig) in _SQLITE_READONLY or _takes_no_writes(error.orig)
+    """Whether the SQLite file, its directory or the server cannot be written, or not by this user."""
+    denied = _sqlstate(error.orig) == _PG_DENIED or _mysql_code(error.orig) in _MYSQL_DENIED
+    return denied or _sqlite_code(error.orig) in _SQLITE_READONLY or _takes_no_writes(error.orig)
 
 
 def is_away(error: DBAPIError) -> bool:
     """Whether a server does not answer just now: it restarts, or the way to it is cut. It may be back soon."""
     return _sqlite_code(error.orig) is None and isinstance(explain(error, ""), DatabaseUnreachable)
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    """Whether the server, and not the statement, is the reason."""
+    number = _mysql_code(error.orig)  # its driver calls every number that it does not know operational
+    operational = isinstance(error, OperationalError) and (number is None or number in _MYSQL_AWAY)
+    return operational or error.connection_invalidated
 
 
 def _takes_no_writes(orig: BaseException | None) -> bool:
@@ -210,7 +252,11 @@ def explain(error: SQLAlchemyError, place: str) -> LeadctlError:
         return DatabaseUnreachable(
             f"{place} takes no writes: {said}", hint="type the same command again when it does; see [ledger] url"
         )
-    if isinstance(error, OperationalError) or error.connection_invalidated:
+    if is_busy(error):
+        return DatabaseUnreachable(
+            f"{place} is locked by another process: {said}", hint="type the same command again when it is free"
+        )
+    if _is_outage(error):
         return DatabaseUnreachable(f"{place} does not answer: {said}", hint="type the same command again later")
     return LeadctlError(f"{place} refuses a statement of leadctl ({type(orig).__name__}): {said}")
 

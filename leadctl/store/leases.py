@@ -21,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable
 from leadctl.store.base import LedgerBase
-from leadctl.store.engines import disk_full, explain, explained, server_engine
+from leadctl.store.engines import disk_full, explain, explained, patiently, server_engine
+from leadctl.store.locks import server_locks
 from leadctl.store.schema import meta
 
 #: A look at a lock holds it for microseconds: an acquisition that meets one tries again.
@@ -248,7 +249,7 @@ class ServerLeases:
     def __init__(self, engine: Engine, place: str) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._place = place
-        self._locks: _ServerLocks = _PostgresLocks() if engine.dialect.name == "postgresql" else _MysqlLocks()
+        self._locks = server_locks(engine.dialect.name)
         self._connection: Connection | None = None
         #: Who we said we are, by lease.
         self._held: dict[str, Mapping[str, Any]] = {}
@@ -259,16 +260,24 @@ class ServerLeases:
 
     def acquire(self, name: str, info: Mapping[str, Any]) -> Lease | None:
         """See :class:`Leases`. Raises DatabaseUnreachable."""
+        taken = patiently(lambda: self._take(name, info))
+        return Lease(lambda: self._release(name)) if taken else None
+
+    def _take(self, name: str, info: Mapping[str, Any]) -> bool:
         with self._guard, explained(self._place):
             if name in self._held:  # the server would let the same connection have it twice
-                return None
+                return False
             self.renew()
             connection = self._connected()
             if not self._locks.take(connection, name):
-                return None
+                return False
+            try:
+                _say(connection, name, info)
+            except SQLAlchemyError:
+                self._release(name)
+                raise
             self._held[name] = info
-            _say(connection, name, info)
-        return Lease(lambda: self._release(name))
+        return True
 
     def _release(self, name: str) -> None:
         with self._guard:
@@ -282,11 +291,15 @@ class ServerLeases:
 
     def holder_info(self, name: str) -> dict[str, Any] | None:
         """See :class:`Leases`."""
+        said = patiently(lambda: self._ask(name))
+        return None if said is None else dict(json.loads(said or "{}"))
+
+    def _ask(self, name: str) -> str | None:
+        """What its holder said; None if nobody holds it."""
         with explained(self._place), self._engine.connect() as connection:
             if not self._locks.is_taken(connection, name):
                 return None
-            said = connection.execute(select(meta.c.value).where(meta.c.key == _said(name))).scalar()
-        return dict(json.loads(said)) if said else {}
+            return connection.execute(select(meta.c.value).where(meta.c.key == _said(name))).scalar() or ""
 
     def is_alive(self, holder: str) -> bool:
         """See :class:`Leases`."""
@@ -318,8 +331,25 @@ class ServerLeases:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            self._connection = self._engine.connect()
+            connection = self._engine.connect()
+            try:
+                self._check(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         return self._connection
+
+    def _check(self, connection: Connection) -> None:
+        """Behind a pooler that changes connections a lock would be held by whoever comes next, and by nobody's end."""
+        ours = self._locks.identify(connection)
+        with self._engine.connect() as other, other.execution_options(isolation_level="READ COMMITTED").begin():
+            if self._locks.identify(other) == ours or self._locks.identify(connection) != ours:
+                raise ConfigError(
+                    f"{self._place} is behind a pooler that changes connections; locks need a connection of their own",
+                    hint="connect to the database itself, or to a pooler in session mode: [ledger] url",
+                )
+        self._locks.keep(connection)
 
     def _answers(self, connection: Connection) -> bool:
         try:
@@ -344,59 +374,5 @@ def _say(connection: Connection, name: str, info: Mapping[str, Any]) -> None:
 
 
 def _said(name: str) -> str:
-    return f"lease:{name}"
-
-
-class _ServerLocks(Protocol):
-    """One kind of server's locks by name."""
-
-    def take(self, connection: Connection, name: str) -> bool:
-        """Without waiting."""
-
-    def give(self, connection: Connection, name: str) -> None: ...
-
-    def is_taken(self, connection: Connection, name: str) -> bool:
-        """Without taking it."""
-
-
-class _PostgresLocks:
-    """An advisory lock is a number of 64 bits, of which ``pg_locks`` shows the halves."""
-
-    def take(self, connection: Connection, name: str) -> bool:
-        return bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _number(name)}).scalar())
-
-    def give(self, connection: Connection, name: str) -> None:
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _number(name)})
-
-    def is_taken(self, connection: Connection, name: str) -> bool:
-        number = _number(name) % 2**64
-        statement = text(
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            " AND CAST(classid AS bigint) = :high AND CAST(objid AS bigint) = :low"
-        )
-        found = connection.execute(statement, {"high": number >> 32, "low": number % 2**32}).first()
-        return found is not None
-
-
-class _MysqlLocks:
-    """A lock's name has at most 64 characters and is the server's, not the database's."""
-
-    def take(self, connection: Connection, name: str) -> bool:
-        return bool(connection.execute(text("SELECT GET_LOCK(:name, 0)"), {"name": _short(connection, name)}).scalar())
-
-    def give(self, connection: Connection, name: str) -> None:
-        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _short(connection, name)})
-
-    def is_taken(self, connection: Connection, name: str) -> bool:
-        statement = text("SELECT IS_USED_LOCK(:name)")
-        return connection.execute(statement, {"name": _short(connection, name)}).scalar() is not None
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8], "big", signed=True)
-
-
-def _short(connection: Connection, name: str) -> str:
-    database = connection.engine.url.database or ""
-    return "leadctl-" + hashlib.sha256(f"{database}/{name}".encode("utf-8", "replace")).hexdigest()[:40]
+    """The key in ``leadctl_meta``, which is as long as a server can index."""
+    return f"lease:{name}" if len(name) < 160 else f"lease:{hashlib.sha256(name.encode()).hexdigest()}"

@@ -1,8 +1,7 @@
 """PHP's ``serialize`` and ``unserialize``, for arrays and scalars only: objects and references are never read."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 #: Levels of nesting, here and in JSON: far more than credentials have, far less than Python's stack.
@@ -117,7 +116,7 @@ class _Reader:
 
 
 def serialize(value: Any) -> bytes:
-    """What ``unserialize`` of PHP reads back as equal. Mappings have text as keys.
+    """What ``unserialize`` of PHP reads back as equal.
 
     Raises :class:`PhpError` for what PHP has no such value for: an integer beyond 64 bits, half a surrogate pair,
     any other type.
@@ -130,18 +129,14 @@ def serialize(value: Any) -> bytes:
         case int() if _INT_MIN <= value <= _INT_MAX:
             return b"i:%d;" % value
         case float():
-            return b"d:%s;" % _float(value).encode()
+            return b"d:%s;" % repr(value).upper().encode()
         case str():
             return _text(value)
-        case Mapping():
+        case dict():
             return _array((_key(str(key)), item) for key, item in value.items())
-        case Sequence():
+        case list():
             return _array((b"i:%d;" % place, item) for place, item in enumerate(value))
     raise PhpError(f"PHP has no value for this {type(value).__name__}")
-
-
-def _float(value: float) -> str:
-    return repr(value) if math.isfinite(value) else repr(value).upper()
 
 
 def _text(value: str) -> bytes:
@@ -157,6 +152,6 @@ def _key(key: str) -> bytes:
     return b"i:%s;" % key.encode() if is_int else _text(key)
 
 
-def _array(items: Any) -> bytes:
+def _array(items: Iterable[tuple[bytes, Any]]) -> bytes:
     parts = [key + serialize(item) for key, item in items]
     return b"a:%d:{%s}" % (len(parts), b"".join(parts))

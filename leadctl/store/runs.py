@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, distinct, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import CredentialId, LeadId, parse_id, sort_key
 from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus, SettledBy
 from leadctl.store.base import LedgerBase
+from leadctl.store.engines import explain
 from leadctl.store.leads import Standing
 from leadctl.store.rows import (
     ITEM_COLUMNS,
@@ -28,7 +30,7 @@ from leadctl.store.rows import (
     to_text,
 )
 from leadctl.store.schema import deliveries, run_leads, runs
-from leadctl.store.tuples import insert_tuples
+from leadctl.store.tuples import TupleStatement, insert_tuples
 
 #: A run that may be gone on with: it is going on, was killed, or left something unprocessed.
 UNFINISHED = (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED)
@@ -131,7 +133,8 @@ class RunTables(LedgerBase):
         self._update_run(run_id, {"total_count": total_count, "filtered_count": filtered_count})
 
     def _update_run(self, run_id: str, values: Mapping[str, Any]) -> None:
-        self._write(lambda connection: connection.execute(update(runs).where(runs.c.id == run_id).values(**values)))
+        change = update(runs).where(runs.c.id == run_id).values(**values)
+        self._write(lambda connection: connection.execute(change), repeatable=True)
 
     # --- the plan of a run -----------------------------------------------------------------------------------
 
@@ -139,19 +142,33 @@ class RunTables(LedgerBase):
         """The ids of a run, in order."""
         tuples = [(run_id, seq, str(lead_id), standing) for seq, lead_id, standing in rows]
         for start in range(0, len(tuples), _CHUNK):
-            chunk = tuples[start : start + _CHUNK]
-            self._write(lambda connection, chunk=chunk: _INSERT_LEADS.run(connection, chunk))  # type: ignore[misc]
+            self._insert(_INSERT_LEADS, tuples[start : start + _CHUNK])
 
     def add_items(self, run_id: str, rows: Sequence[ItemRow]) -> None:
         """The deliveries of a run, with their initial outcomes."""
         tuples = [(run_id, *item_to_row(row)) for row in rows]
         for start in range(0, len(tuples), _CHUNK):
-            chunk = tuples[start : start + _CHUNK]
-            self._write(lambda connection, chunk=chunk: _INSERT_ITEMS.run(connection, chunk))  # type: ignore[misc]
+            self._insert(_INSERT_ITEMS, tuples[start : start + _CHUNK])
+
+    def _insert(self, statement: TupleStatement, rows: Sequence[tuple[Any, ...]]) -> None:
+        """In one transaction; again also where its commit was not answered: rows of this run that are there then show
+        that it had arrived."""
+        tries = 0
+
+        def work(connection: Connection) -> None:
+            nonlocal tries
+            tries += 1
+            statement.run(connection, rows)
+
+        try:
+            self._transaction(work, repeatable=True)
+        except SQLAlchemyError as error:
+            if tries == 1 or not isinstance(error, IntegrityError):
+                raise explain(error, f"the ledger {self.location}") from None
 
     def clear_items(self, run_id: str) -> None:
         """Forget the plan of a run that is planned anew. Raises ConfigError when the run is finished."""
-        self._write(lambda connection: self._clear(connection, run_id))
+        self._write(lambda connection: self._clear(connection, run_id), repeatable=True)
 
     def _clear(self, connection: Connection, run_id: str) -> None:
         status = connection.execute(select(runs.c.status).where(runs.c.id == run_id).with_for_update()).scalar()

@@ -4,17 +4,14 @@ Ids are kept as text and read back through :func:`leadctl.domain.model.parse_id`
 width, so that they sort. What comes from a vendor has no length: an over-long code must not lose an outcome.
 """
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
-from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARCHAR
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
 SCHEMA_VERSION = 1
 
 metadata = MetaData()
-
-
-def _key(length: int) -> String:
-    """A text that is compared byte by byte; MySQL's default would find "a" for "A"."""
-    return String(length).with_variant(VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
 
 
 def _long() -> Text:
@@ -25,20 +22,25 @@ def _at(name: str, *, nullable: bool = True) -> Column[str]:
     return Column(name, String(32), nullable=nullable)
 
 
-meta = Table(
+def _table(name: str, *columns: Column[Any] | Index, **options: Any) -> Table:
+    """MySQL would take its database's choice: texts that hold no emoji, where "a" is "A", in tables without locks."""
+    options |= {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin",
+             "mysql_row_format": "DYNAMIC"}  # fmt: skip
+    return Table(name, metadata, *columns, **options)
+
+
+meta = _table(
     "leadctl_meta",
-    metadata,
-    Column("key", _key(191), primary_key=True),
+    Column("key", String(191), primary_key=True),
     Column("value", _long(), nullable=False),
 )
 
 #: The present truth about one lead at one destination. The primary key begins with what pages are read by.
-targets = Table(
+targets = _table(
     "leadctl_targets",
-    metadata,
-    Column("source", _key(100), primary_key=True),
-    Column("lead_id", _key(191), primary_key=True),
-    Column("destination", _key(64), primary_key=True),
+    Column("source", String(100), primary_key=True),
+    Column("lead_id", String(191), primary_key=True),
+    Column("destination", String(64), primary_key=True),
     Column("n", Integer, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
     Column("key", Text, nullable=False),
@@ -65,13 +67,12 @@ targets = Table(
     sqlite_with_rowid=False,
 )
 
-runs = Table(
+runs = _table(
     "leadctl_runs",
-    metadata,
-    Column("id", _key(64), primary_key=True),
-    Column("source", _key(100), nullable=False),
+    Column("id", String(64), primary_key=True),
+    Column("source", String(100), nullable=False),
     Column("command", String(32), nullable=False),
-    Column("selection_digest", _key(64), nullable=False),
+    Column("selection_digest", String(64), nullable=False),
     Column("options", _long(), nullable=False),
     Column("status", String(16), nullable=False),
     Column("host", Text, nullable=False),
@@ -89,26 +90,25 @@ runs = Table(
     Index("leadctl_runs_selection", "source", "selection_digest"),
 )
 
-run_leads = Table(
+run_leads = _table(
     "leadctl_run_leads",
-    metadata,
-    Column("run_id", _key(64), primary_key=True),
+    Column("run_id", String(64), primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("lead_id", _key(191), nullable=False),
+    Column("lead_id", String(191), nullable=False),
     Column("status", String(16), nullable=False),
     sqlite_with_rowid=False,
 )
 
 #: The deliveries of a run. ``seq`` is the lead's place in the run.
-deliveries = Table(
+deliveries = _table(
     "leadctl_deliveries",
-    metadata,
     # The lead first: the life of a lead is read over all runs.
-    Column("lead_id", _key(191), primary_key=True),
-    Column("run_id", _key(64), primary_key=True),
-    Column("credential_id", _key(191), primary_key=True),
+    Column("lead_id", String(191), primary_key=True),
+    Column("run_id", String(64), primary_key=True),
+    Column("credential_id", String(191), primary_key=True),
     Column("seq", Integer, nullable=False),
-    Column("channel", String(64), nullable=False),
+    # As it stands in the credential's row, also where no such channel is known.
+    Column("channel", String(255), nullable=False),
     Column("credential_name", Text),
     Column("destination", String(64), nullable=False),
     Column("n", Integer, nullable=False),
@@ -130,13 +130,12 @@ deliveries = Table(
 )
 
 #: Append-only. SQLite counts up only an INTEGER key.
-attempts = Table(
+attempts = _table(
     "leadctl_attempts",
-    metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("source", _key(100), nullable=False),
+    Column("source", String(100), nullable=False),
     Column("run_id", String(64)),
-    Column("lead_id", _key(191), nullable=False),
+    Column("lead_id", String(191), nullable=False),
     Column("destination", String(64), nullable=False),
     Column("n", Integer, nullable=False),
     Column("credential_id", Text, nullable=False),
@@ -154,21 +153,45 @@ attempts = Table(
 )
 
 #: Rates that processes share, by the vendor's scope. Unix seconds.
-buckets = Table(
+buckets = _table(
     "leadctl_buckets",
-    metadata,
-    Column("scope", _key(191), primary_key=True),
+    Column("scope", String(191), primary_key=True),
     Column("full_until", Double, nullable=False),
     Column("paused_until", Double, nullable=False),
 )
 
 #: What a vendor changed and the credential's row could not take (a chat that moved).
-overrides = Table(
+overrides = _table(
     "leadctl_overrides",
-    metadata,
-    Column("source", _key(100), primary_key=True),
-    Column("credential_id", _key(191), primary_key=True),
-    Column("key", _key(100), primary_key=True),
+    Column("source", String(100), primary_key=True),
+    Column("credential_id", String(191), primary_key=True),
+    Column("key", String(100), primary_key=True),
     Column("value", _long(), nullable=False),
     _at("at", nullable=False),
+)
+
+#: What workers carry of a queued run: an account's pending deliveries between two places of the run.
+chunks = _table(
+    "leadctl_chunks",
+    Column("run_id", String(64), primary_key=True),
+    Column("no", Integer, primary_key=True, autoincrement=False),
+    Column("source", String(100), nullable=False),
+    Column("queue", String(64), nullable=False),
+    Column("account", String(64), nullable=False),
+    Column("channel", String(64), nullable=False),
+    Column("credential_ids", _long(), nullable=False),
+    Column("first_seq", Integer, nullable=False),
+    Column("last_seq", Integer, nullable=False),
+    Column("deliveries", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    _at("not_before"),
+    Column("worker", String(191)),
+    Column("tries", Integer, nullable=False),
+    _at("queued_at", nullable=False),
+    _at("started_at"),
+    _at("finished_at"),
+    Column("throttled", Integer, nullable=False),
+    Column("report", _long(), nullable=False),
+    Index("leadctl_chunks_open", "source", "state", "queue", "account"),
 )

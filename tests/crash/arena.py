@@ -1,32 +1,27 @@
 """A world whose runs are killed, and the judgement of what the vendors have afterwards."""
 
-import re
 import signal
-import sqlite3
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
-
-import psycopg
 
 from leadctl.channelkit.spec import Retransmit
 from leadctl.channels import channel_class
 from leadctl.sandbox import _amocrm_rules as amocrm
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
-from tests.support.world import CHANNELS, SCHEMA, TIMEOUT, Finished, World
+from tests.support.servers import Server
+from tests.support.world import CHANNELS, TIMEOUT, Finished, World
 
 #: Of the vendors' limits, and of leadctl's own waits and time-outs.
 SCALE = 400.0
 LEADS = 8
 CREDENTIAL = 11
 _CRASHING = Path(__file__).with_name("crashing.py")
-_TABLES = re.findall(r"CREATE TABLE (\w+)", SCHEMA)
 _DEALS = MappingProxyType({"entity": "deal"})
 
 
@@ -82,27 +77,16 @@ BLIND = "telegram"
 
 
 class Arena(World):
-    """A world of one credential and :data:`LEADS` leads. With ``server``, its database and ledger are there."""
+    """A world of one credential and :data:`LEADS` leads."""
 
-    def __init__(self, folder: Path, box: Sandbox, track: Track, server: str | None = None) -> None:
-        super().__init__(folder, scale=SCALE)
+    def __init__(self, folder: Path, box: Sandbox, track: Track, server: Server | None = None) -> None:
+        super().__init__(folder, scale=SCALE, server=server)
         self.box = box
         self.track = track
         vendor = box.vendor(track.channel)
         self.add_credential(CREDENTIAL, track.channel, vendor.credential(), {**vendor.settings(), **track.settings})
         self.leads = self.new_leads(LEADS)
         self.bulk = ("bulk-resend", *self.leads, "--yes", "--json", "-q")
-        self._server = f"{server}/leads{self.leads[0]}" if server else None
-        if server and self._server:
-            _move(self.db_path, server, self._server)
-            self.env["LEADCTL_DATABASE__URL"] = self._server
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Of the ledger, wherever it is."""
-        if self._server is None:
-            return self.ledger_rows(sql)
-        with psycopg.connect(self._server) as connection:
-            return connection.execute(sql).fetchall()
 
     # --- crashes -------------------------------------------------------------------------------------------------
 
@@ -124,11 +108,11 @@ class Arena(World):
 
     def in_doubt(self) -> set[str]:
         """Leads whose row says ``sending``."""
-        return {str(row[0]) for row in self.rows("SELECT lead_id FROM leadctl_targets WHERE state = 'sending'")}
+        return {str(row[0]) for row in self.ledger_rows("SELECT lead_id FROM leadctl_targets WHERE state = 'sending'")}
 
     def run_id(self) -> str:
         """Of the run that was killed."""
-        ((run_id,),) = self.rows("SELECT id FROM leadctl_runs WHERE status = 'running'")
+        ((run_id,),) = self.ledger_rows("SELECT id FROM leadctl_runs WHERE status = 'running'")
         return str(run_id)
 
     # --- judgement -----------------------------------------------------------------------------------------------
@@ -159,14 +143,14 @@ class Arena(World):
         """After the next command: once each; where nothing can be known, at most once, and the doubt is said."""
         document = done.json
         assert sum(document["outcomes"].values()) == LEADS, document["outcomes"]
-        assert self.rows("SELECT id FROM leadctl_runs WHERE status = 'running'") == []
+        assert self.ledger_rows("SELECT id FROM leadctl_runs WHERE status = 'running'") == []
         if self.track.channel == BLIND:
             self._assert_said(done, in_doubt)
             return
         assert done.code == 0, done.err
         for kind, made in self.everything_made().items():
             assert made == Counter(dict.fromkeys(self.everybody(), 1)), kind
-        assert self.rows("SELECT lead_id FROM leadctl_targets WHERE state <> 'delivered'") == []
+        assert self.ledger_rows("SELECT lead_id FROM leadctl_targets WHERE state <> 'delivered'") == []
 
     def _assert_said(self, done: Finished, in_doubt: set[str]) -> None:
         assert done.code == (6 if in_doubt else 0), done.err
@@ -193,21 +177,3 @@ def unknown(document: Mapping[str, Any]) -> set[str]:
     """The leads that a run reports to be in doubt where nothing can be known."""
     entries = (entry for entry in document["errors"] if entry["channel"] == BLIND)
     return {str(entry["lead_id"]) for entry in entries if entry["code"] == "maybe_delivered"}
-
-
-def _move(path: Path, server: str, url: str) -> None:
-    """The four tables of a SQLite file into a new database of a server."""
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{url.rpartition("/")[2]}"'.encode())
-    with closing(sqlite3.connect(path)) as old, psycopg.connect(url) as new:
-        for statement in SCHEMA.replace("INTEGER PRIMARY KEY", "BIGINT PRIMARY KEY").split(";"):
-            new.execute(statement.encode())
-        for table in _TABLES:
-            _copy(old, new, table)
-
-
-def _copy(old: sqlite3.Connection, new: "psycopg.Connection[Any]", table: str) -> None:
-    rows: Sequence[tuple[Any, ...]] = old.execute(f"SELECT * FROM {table}").fetchall()
-    if rows:
-        places = ", ".join(["%s"] * len(rows[0]))
-        new.cursor().executemany(f"INSERT INTO {table} VALUES ({places})".encode(), rows)

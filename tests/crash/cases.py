@@ -103,7 +103,7 @@ def _assert_state(case: Case, arena: Arena, in_doubt: set[str]) -> None:
     made = set(arena.made())
     if case.point == "while_planning":
         assert not made
-        ((planned,),) = arena.rows("SELECT count(*) FROM leadctl_deliveries")
+        ((planned,),) = arena.ledger_rows("SELECT count(*) FROM leadctl_deliveries")
         assert planned == LEADS // 2
     elif case.point == "in_report":
         assert len(made) == LEADS

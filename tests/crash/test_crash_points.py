@@ -1,6 +1,6 @@
 """Killed at each point by name, over each channel: the next command goes on, and everything is there once.
 
-The database and the ledger are SQLite files here; ``test_crash_points_postgresql.py`` has them on a server.
+The database and the ledger are SQLite files here; ``test_crash_points_servers.py`` has them on servers.
 """
 
 from pathlib import Path

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from leadctl.sandbox.server import Sandbox, running_sandbox
+from tests.support.servers import Server
 from tests.support.world import CHANNELS, World
 
 #: Of the vendors' limits, and of leadctl's own waits and time-outs.
@@ -26,6 +27,6 @@ def box(_vendors: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, database: Server | None) -> World:
     """A database without credentials and leads."""
-    return World(tmp_path, scale=SCALE)
+    return World(tmp_path, scale=SCALE, server=database)

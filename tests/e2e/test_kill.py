@@ -8,6 +8,7 @@ import pytest
 
 from leadctl.sandbox.judge import AFTER, PARTIAL
 from leadctl.sandbox.server import Sandbox, running_sandbox
+from tests.support.servers import Server, everywhere
 from tests.support.world import CHANNELS, World
 
 LEADS = 1000
@@ -19,8 +20,9 @@ COMMAND = ("bulk-resend", "--entity", 1, "--yes", "--json", "-q")
 CERTAIN = tuple(channel for channel in CHANNELS if channel != "telegram")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def box() -> object:
+    """Of one test: each has the same leads."""
     with running_sandbox(scale=400) as sandbox:
         yield sandbox
 
@@ -32,8 +34,11 @@ def _wait(condition: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
-def test_twice_killed_with_faults_every_lead_is_there_exactly_once(box: Sandbox, tmp_path: Path) -> None:
-    world = World(tmp_path, scale=400)
+@everywhere
+def test_twice_killed_with_faults_every_lead_is_there_exactly_once(
+    box: Sandbox, tmp_path: Path, database: Server | None
+) -> None:
+    world = World(tmp_path, scale=400, server=database)
     world.add_leads(range(1, LEADS + 1))
     world.connect(box)
     for channel in CHANNELS:

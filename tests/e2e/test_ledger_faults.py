@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from leadctl.sandbox.server import Sandbox
 from tests.crash.arena import Arena, Track
-from tests.crash.postgresql import require_postgresql, running_postgresql
+from tests.support.servers import Server, on_servers
 from tests.support.wire import Wire, running_wire
 from tests.support.world import Finished, World, wait_until
 
@@ -242,31 +242,20 @@ def test_a_newer_leadctl_beside_a_run_that_has_begun(going: Going) -> None:
 # --- a server --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    require_postgresql()
-    with running_postgresql() as url:
-        yield url
-
-
 @pytest.fixture
-def remote(server: str, box: Sandbox, tmp_path: Path) -> Iterator["Remote"]:
-    port = make_url(server).port
-    assert port is not None
-    with running_wire(port) as wire:
-        yield Remote(tmp_path, box, server, wire)
+def remote(database: Server, box: Sandbox, tmp_path: Path) -> Iterator["Remote"]:
+    with running_wire(database.port) as wire:
+        yield Remote(tmp_path, box, database, wire)
 
 
 class Remote(Arena):
     """Leads and ledger on a server behind a wire."""
 
-    def __init__(self, folder: Path, box: Sandbox, server: str, wire: Wire) -> None:
+    def __init__(self, folder: Path, box: Sandbox, server: Server, wire: Wire) -> None:
         super().__init__(folder, box, Track("webhooks", "event"), server)
         self.write_config("[limits.webhooks]\nrate = 0.01\n")  # 4 a second
         self.wire = wire
-        self.env["LEADCTL_DATABASE__URL"] = (
-            make_url(self.env["LEADCTL_DATABASE__URL"]).set(port=wire.port).render_as_string()
-        )
+        self.env["LEADCTL_DATABASE__URL"] = make_url(self.url).set(port=wire.port).render_as_string()
         self.command_line = ("bulk-resend", *self.leads, "--yes", "--json", "--log-format", "json")
 
     def start_and_cut(self, patch: str) -> "subprocess.Popen[str]":
@@ -276,6 +265,7 @@ class Remote(Arena):
         return process
 
 
+@on_servers
 def test_a_server_that_is_away_for_a_while(remote: Remote) -> None:
     process = remote.start_and_cut(SOON)
     time.sleep(1.5)
@@ -288,6 +278,7 @@ def test_a_server_that_is_away_for_a_while(remote: Remote) -> None:
     remote.assert_settled(ended, set())
 
 
+@on_servers
 def test_a_server_that_stays_away(remote: Remote) -> None:
     ended = remote.finish(remote.start_and_cut(IMPATIENT))
     assert (ended.code, ended.json["code"]) == (5, "database_unreachable"), ended.err

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import everywhere
 from tests.support.world import World, wait_until
 
 CHANNELS = ("webhooks", "amocrm")
@@ -41,6 +42,7 @@ def outcomes(document: dict[str, Any]) -> dict[tuple[int, str], str]:
     return {(d["lead_id"], d["channel"]): d["outcome"] for d in document["deliveries"]}
 
 
+@everywhere
 def test_7_says_who_holds_it_and_who_waits_goes_on_when_the_holder_is_killed(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     leads = world.new_leads(100)
@@ -73,6 +75,7 @@ def test_7_says_who_holds_it_and_who_waits_goes_on_when_the_holder_is_killed(wor
     assert world.ledger_rows("SELECT count(*) FROM leadctl_runs WHERE superseded_by IS NOT NULL") == [(1,)]
 
 
+@everywhere
 def test_a_frozen_holder_is_not_robbed_and_all_is_there_once_when_it_goes_on(world: World, box: Sandbox) -> None:
     world.connect(box, CHANNELS)
     leads = world.new_leads(6)
@@ -108,6 +111,7 @@ def test_a_frozen_holder_is_not_robbed_and_all_is_there_once_when_it_goes_on(wor
     assert (again.code, again.json["outcomes"]["already_delivered"]) == (0, 12)
 
 
+@everywhere
 def test_what_a_killed_holder_had_in_hand_is_free_at_once(world: World, box: Sandbox) -> None:
     world.connect(box, CHANNELS)
     (lead,) = world.new_leads()

@@ -1,6 +1,5 @@
 """Tokens that rotate, over real processes: one refresh for all, written before it is used, and never a lock-out."""
 
-import json
 import signal
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import pytest
 from leadctl.sandbox._amocrm_rules import TokenOffice
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import everywhere
 from tests.support.world import World, wait_until
 
 PROCESSES = 4
@@ -98,17 +98,14 @@ def connect(world: World, amocrm: AmoCrmVendor, **more: Any) -> Mapping[str, Any
 
 
 def row_of(world: World) -> dict[str, Any]:
-    with world.database() as connection:
-        (text,) = connection.execute("SELECT data FROM credentials WHERE id = 11").fetchone()
-    connection.close()
-    data: dict[str, Any] = json.loads(text)
-    return data
+    return world.data_of(11)
 
 
 def pair(data: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(data[name] for name in PAIR)
 
 
+@everywhere
 def test_one_refresh_for_four_processes_and_the_pair_is_written_back(world: World, amocrm: AmoCrmVendor) -> None:
     before = connect(world, amocrm, expires_at=LONG_AGO)
     leads = world.new_leads(PROCESSES)
@@ -130,6 +127,7 @@ def test_one_refresh_for_four_processes_and_the_pair_is_written_back(world: Worl
     assert not [secret for secret in (*pair(before), *pair(after)) if secret in said]
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("patch", "refreshes"),
     [(BEFORE_THE_REQUEST, (0, 1)), (ROTATED_AND_NOT_WRITTEN, (1, 2)), (WRITTEN_AND_NOT_USED, (1, 1))],
@@ -221,6 +219,7 @@ def test_a_token_that_lives_is_used_although_it_cannot_be_refreshed(world: World
     assert amocrm.oauth.refreshed == 0
 
 
+@everywhere
 def test_revoked_and_the_application_writes_a_new_pair_within_ten_seconds(world: World, amocrm: AmoCrmVendor) -> None:
     connect(world, amocrm, refresh_token="revoked-0123456789")
     (lead,) = world.new_leads()
@@ -259,6 +258,7 @@ def test_a_signal_ends_the_wait_for_another_refresh_at_once(world: World, amocrm
     assert amocrm.judge.by_lead("amocrm")[str(leads[1])] == 0
 
 
+@everywhere
 def test_a_frozen_refresh_is_not_waited_for_without_end_nor_done_twice(world: World, amocrm: AmoCrmVendor) -> None:
     connect(world, amocrm)
     leads = world.new_leads(2)

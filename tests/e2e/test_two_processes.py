@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from leadctl.sandbox.server import running_sandbox
+from tests.support.servers import Server, everywhere
 from tests.support.world import World
 
 
-def test_two_runs_at_one_chat_stay_below_its_limit_together(tmp_path: Path) -> None:
+@everywhere
+def test_two_runs_at_one_chat_stay_below_its_limit_together(tmp_path: Path, database: Server | None) -> None:
     """The group's own bucket (20 a minute, here 33 a second) would run over if each process kept the rate alone."""
     with running_sandbox(["telegram"], scale=100) as box:
-        world = World(tmp_path, scale=100)
+        world = World(tmp_path, scale=100, server=database)
         world.add_leads(range(1, 141))
         world.connect(box, ["telegram"])
         processes = [
@@ -22,9 +24,10 @@ def test_two_runs_at_one_chat_stay_below_its_limit_together(tmp_path: Path) -> N
         assert len(box.judge.by_lead("telegram")) == 140
 
 
-def test_two_runs_over_the_same_leads_carry_each_once(tmp_path: Path) -> None:
+@everywhere
+def test_two_runs_over_the_same_leads_carry_each_once(tmp_path: Path, database: Server | None) -> None:
     with running_sandbox(["webhooks", "telegram"], scale=200) as box:
-        world = World(tmp_path, scale=200)
+        world = World(tmp_path, scale=200, server=database)
         world.add_leads(range(1, 101))
         world.connect(box, ["webhooks", "telegram"])
         # Different selections, so that neither waits for the other's lease; the leads are the same.

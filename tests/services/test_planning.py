@@ -10,7 +10,6 @@ import pytest
 
 from leadctl.cli.plan_json import PlanEncoder
 from leadctl.cli.render import lead_plan_line, line_of_entry
-from leadctl.domain.model import LeadPlan
 from leadctl.services import planning as planning_module
 from leadctl.services.bootstrap import App, open_app
 from leadctl.services.planning import Planning, Shape, plan_leads, plan_of
@@ -78,7 +77,7 @@ def test_shapes_say_what_plans_say(app: App) -> None:
     plans = list(map(plan_of, entries))
     assert plans == list(everything(app))
     assert [plan.lead_id for plan in plans] == list(range(1, 13))
-    assert {type(found) for _, found in entries} == {Shape, LeadPlan}
+    assert all(isinstance(found, Shape) for _, found in entries), "one that is refused is no reason to plan it alone"
     assert list(PlanEncoder(dumps).leads(entries)) == [dumps(lead_plan_json(plan)) for plan in plans]
     line = line_of_entry()
     assert [line(entry) for entry in entries] == list(map(lead_plan_line, plans))
@@ -101,6 +100,22 @@ def test_sums_are_those_of_the_plans(app: App) -> None:
 def test_a_channel_that_may_refuse_a_lead_is_asked(app: App) -> None:
     refused = [skip for plan in everything(app) for skip in plan.skipped if skip.reason == "invalid_lead"]
     assert [skip.account.credential_id for skip in refused] == [4]
+
+
+def test_leads_that_are_judged_alike_share_a_shape(app: App, tmp_path: Path) -> None:
+    data = '{"api_key": "k3y-k3y-k3y", "campaign_id": "V"}'
+    insert = "INSERT INTO credentials (id, type, enabled, data, settings) VALUES (?, 'getresponse', 1, ?, '{}')"
+    execute(tmp_path / "leads.db", insert, [(6, data), (7, data.replace("V", "W"))])
+    execute(tmp_path / "leads.db", "INSERT INTO entity_credentials VALUES (?, '9', ?)", [(90, 6), (91, 7)])
+    leads = "INSERT INTO leads (id, external_entity_id, email, phone) VALUES (?, '9', ?, ?)"
+    good, bad = ["a@example.com", "b@example.com"], ["", "none", None]
+    execute(tmp_path / "leads.db", leads, [(100 + n, text, f"+7900000000{n}") for n, text in enumerate(good + bad)])
+    planning = plan_leads(app, LeadSelection(entity="9"), Selectors())
+    entries = [entry for page in planning.entries() for entry in page]
+    assert len({id(found) for _, found in entries[:2]}) == len({id(found) for _, found in entries[2:]}) == 1
+    assert [len(plan_of(entry).deliveries) for entry in entries] == [2, 2, 0, 0, 0]
+    assert [skip.reason for skip in plan_of(entries[4]).skipped] == ["invalid_lead"] * 2
+    assert (planning.totals.deliveries, planning.totals.skipped, planning.totals.leads) == (4, 6, 5)
 
 
 def test_a_channel_that_takes_every_lead_reads_none(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from leadctl.domain.errors import ConfigError
+from leadctl.domain.errors import ConfigError, DatabaseUnreachable
 from leadctl.domain.outcomes import TargetState
 from leadctl.services import doctor as doctor_module
 from leadctl.services.config_template import render_config
@@ -97,12 +97,12 @@ def test_an_existing_database_is_left_as_it_is() -> None:
     assert Path("app.db").read_bytes() == before
 
 
-def test_a_password_is_in_the_config_and_nowhere_else() -> None:
-    url = "postgresql://app:p'w@s3cr3t@db.example/crm"
-    document = made(Path("leadctl.toml"), url)
-    assert not document["created_tables"]
-    assert "s3cr3t" not in str(document)
-    assert load_settings("leadctl.toml", {}).settings.database.url == url
+def test_a_server_that_does_not_answer_leaves_no_config() -> None:
+    with pytest.raises(DatabaseUnreachable) as caught:
+        init(Path("leadctl.toml"), "postgresql://app:s3cr3t@127.0.0.1:9/crm")
+    assert caught.value.exit_code == 5
+    assert "s3cr3t" not in str(caught.value)
+    assert not Path("leadctl.toml").exists()
 
 
 def test_a_url_from_the_environment_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import RunRow
-from tests.store.helpers import NOW, Process, opened_ledger, process, sample
+from tests.store.helpers import NOW, Place, Process, opened_ledger, process, sample
+from tests.support.servers import KINDS, server_of
 
 
 @pytest.fixture
@@ -28,9 +29,16 @@ def public_directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, leads: Path) -> Place:
+    """Leads whose ledger is a SQLite file, or a new database of a server. ``on_sqlite`` leaves the servers out."""
+    server = server_of(request, request.param)
+    return Place(leads, server.new_database() if server else None)
+
+
 @pytest.fixture
-def store(leads: Path) -> Iterator[LedgerStore]:
-    with opened_ledger(leads) as store:
+def store(place: Place) -> Iterator[LedgerStore]:
+    with opened_ledger(place) as store:
         yield store
 
 
@@ -40,13 +48,13 @@ def run(store: LedgerStore) -> RunRow:
 
 
 @pytest.fixture
-def one(leads: Path) -> Iterator[Process]:
-    with process(leads) as one:
+def one(place: Place) -> Iterator[Process]:
+    with process(place) as one:
         yield one
 
 
 @pytest.fixture
-def other(leads: Path, one: Process) -> Iterator[Process]:
-    with process(leads) as other:
+def other(place: Place, one: Process) -> Iterator[Process]:
+    with process(place) as other:
         assert other.holder != one.holder
         yield other

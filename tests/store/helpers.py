@@ -1,4 +1,4 @@
-"""Real SQLite files, and a ledger beside them."""
+"""Real SQLite files with leads, and a ledger beside them or on a server."""
 
 import asyncio
 import os
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from leadctl.domain.masking import Secrets
 from leadctl.domain.model import LeadId, Target
@@ -26,10 +28,11 @@ from leadctl.domain.ports import (
 )
 from leadctl.settings import DatabaseSettings, LedgerSettings, Settings
 from leadctl.store.database import Database
-from leadctl.store.leases import FileLeases, open_leases
+from leadctl.store.leases import FileLeases, ServerLeases, open_leases
 from leadctl.store.ledger import LedgerStore
 from leadctl.store.sample import create_tables
 from leadctl.store.writer import LedgerWriter
+from tests.support import servers
 
 NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 DESTINATION = "amocrm:0123456789abcdef01234567"
@@ -43,6 +46,24 @@ def sample(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Place:
+    """Leads in a SQLite file; their ledger is beside it, or at that URL of a server."""
+
+    leads: Path
+    ledger: str | None = None
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Of the ledger, seen from outside."""
+        if self.ledger is None:
+            return execute(Path(f"{self.leads}.leadctl.db"), sql)
+        return servers.query(self.ledger, sql)
+
+
+def _place(place: Path | Place) -> Place:
+    return place if isinstance(place, Place) else Place(place)
+
+
 def execute(path: Path, statement: str, rows: Sequence[Sequence[Any]] | None = None) -> list[Any]:
     """SQL from outside, as the application would do it."""
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -52,15 +73,17 @@ def execute(path: Path, statement: str, rows: Sequence[Sequence[Any]] | None = N
         return []
 
 
-def settings_for(path: Path, ledger: str | None = None, **database: Any) -> Settings:
+def settings_for(place: Path | Place, ledger: str | None = None, **database: Any) -> Settings:
+    there = _place(place)
     return Settings(
-        database=DatabaseSettings(url=f"sqlite:///{path}", **database), ledger=LedgerSettings(url=ledger)
-    )  # fmt: skip
+        database=DatabaseSettings(url=f"sqlite:///{there.leads}", **database),
+        ledger=LedgerSettings(url=ledger or there.ledger),
+    )
 
 
 @contextmanager
-def opened(path: Path, **database: Any) -> Iterator[Database]:
-    db = Database.open(settings_for(path, **database).database)
+def opened(place: Path | Place, **database: Any) -> Iterator[Database]:
+    db = Database.open(settings_for(place, **database).database)
     try:
         yield db
     finally:
@@ -69,11 +92,11 @@ def opened(path: Path, **database: Any) -> Iterator[Database]:
 
 @contextmanager
 def opened_ledger(
-    path: Path, *, create: bool = True, ledger: str | None = None, **database: Any
+    place: Path | Place, *, create: bool = True, ledger: str | None = None, **database: Any
 ) -> Iterator[LedgerStore]:
-    """The ledger of the leads in that file."""
-    settings = settings_for(path, ledger, **database)
-    with opened(path, **database) as db:
+    """The ledger of these leads."""
+    settings = settings_for(place, ledger, **database)
+    with opened(place, **database) as db:
         store = LedgerStore.open(settings, db, create=create)
         try:
             yield store
@@ -86,17 +109,16 @@ class Process:
     """What one process of leadctl has of the ledger."""
 
     store: LedgerStore
-    leases: FileLeases
+    leases: FileLeases | ServerLeases
     holder: str
     writer: LedgerWriter
 
 
 @contextmanager
-def process(path: Path, secrets: Secrets | None = None, observer: Observer | None = None) -> Iterator[Process]:
+def process(place: Path | Place, secrets: Secrets | None = None, observer: Observer | None = None) -> Iterator[Process]:
     """As another process: a holder, a writer and connections of its own."""
-    with opened_ledger(path) as store:
+    with opened_ledger(place) as store:
         leases = open_leases(store)
-        assert isinstance(leases, FileLeases)
         holder = leases.open_holder()
         writer = LedgerWriter(store, leases, holder, secrets=secrets, observer=observer)
         try:
@@ -104,6 +126,10 @@ def process(path: Path, secrets: Secrets | None = None, observer: Observer | Non
         finally:
             writer.close()
             leases.close()
+
+
+#: For what is about SQLite's files.
+on_sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 
 
 def intent(lead_id: LeadId = 1, rev: int | None = None, **changes: Any) -> Intent:

@@ -32,6 +32,7 @@ from tests.store.helpers import (
     execute,
     granted,
     intent,
+    on_sqlite,
     opened,
     opened_ledger,
     process,
@@ -273,6 +274,7 @@ def test_another_version_is_refused(leads: Path, create: bool, version: str, sai
     assert hint in caught.value.hint
 
 
+@on_sqlite
 def test_a_process_that_has_begun_goes_on_beside_a_newer_one(leads: Path, one: Process) -> None:
     execute(path_of(one.store), "UPDATE leadctl_meta SET value = ? WHERE key = 'schema_version'", [("2",)])
     granted(claim(one, intent(1))[0])
@@ -354,6 +356,7 @@ def moved(path: Path, to: str) -> None:
     path.rename(path.with_name(to))
 
 
+@on_sqlite
 def test_a_ledger_that_is_moved_away_and_back(one: Process) -> None:
     path = path_of(one.store)
     claim(one, intent(1))
@@ -369,6 +372,7 @@ def test_a_ledger_that_is_moved_away_and_back(one: Process) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+@on_sqlite
 def test_nothing_is_written_into_a_file_that_is_gone(leads: Path, one: Process) -> None:
     """SQLite would go on with a file that has no name any more, and all of it would be lost."""
     path = path_of(one.store)

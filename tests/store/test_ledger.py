@@ -25,9 +25,11 @@ from leadctl.store.settling import AdoptRow
 from tests.store.helpers import (
     DESTINATION,
     NOW,
+    Place,
     execute,
     intent,
     make_target,
+    on_sqlite,
     opened,
     opened_ledger,
     powerless,
@@ -39,6 +41,7 @@ from tests.store.helpers import (
 # --- its place -------------------------------------------------------------------------------------------------
 
 
+@on_sqlite
 def test_beside_the_leads_by_default(leads: Path, store: LedgerStore) -> None:
     assert store.path == leads.with_name("leads.db.leadctl.db")
     assert store.location == str(store.path)
@@ -47,6 +50,7 @@ def test_beside_the_leads_by_default(leads: Path, store: LedgerStore) -> None:
     assert execute(leads, "SELECT name FROM sqlite_master WHERE name LIKE 'leadctl%'") == []
 
 
+@on_sqlite
 def test_every_commit_is_on_disk(store: LedgerStore) -> None:
     with store.writing.begin() as connection:
         pragmas = {
@@ -56,12 +60,12 @@ def test_every_commit_is_on_disk(store: LedgerStore) -> None:
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
 
 
-def test_the_installation_is_made_once(leads: Path, store: LedgerStore) -> None:
+def test_the_installation_is_made_once(place: Place, store: LedgerStore) -> None:
     assert len(store.installation) == 6
     assert store.installation.isalnum()
     assert store.installation == store.installation.lower()
     for create in (True, False):
-        with opened_ledger(leads, create=create) as again:
+        with opened_ledger(place, create=create) as again:
             assert again.installation == store.installation
 
 
@@ -96,10 +100,10 @@ def test_without_a_ledger_nothing_is_known_and_nothing_is_made(leads: Path) -> N
     assert sorted(leads.parent.iterdir()) == before
 
 
-def test_an_existing_ledger_is_read_without_the_right_to_write(leads: Path) -> None:
-    with process(leads) as one:
+def test_an_existing_ledger_is_read_without_the_right_to_write(place: Place) -> None:
+    with process(place) as one:
         asyncio.run(one.writer.claim("r", [intent(1)]))
-    with opened_ledger(leads, create=False) as store:
+    with opened_ledger(place, create=False) as store:
         assert store.exists
         assert store.targets_for([1])[1][0].state is TargetState.SENDING
         with pytest.raises(LeadctlError, match="reading only"):
@@ -144,11 +148,10 @@ def test_two_sources_share_a_ledger_and_know_nothing_of_each_other(leads: Path, 
         assert two.adopt([row], "seen", NOW) == 1
 
 
-def test_a_ledger_of_a_newer_leadctl(leads: Path, store: LedgerStore) -> None:
-    assert store.path is not None
-    execute(store.path, "UPDATE leadctl_meta SET value = '99' WHERE key = 'schema_version'")
+def test_a_ledger_of_a_newer_leadctl(place: Place, store: LedgerStore) -> None:
+    place.rows("UPDATE leadctl_meta SET value = '99' WHERE value = '1'")
     for create in (True, False):
-        with pytest.raises(ConfigError, match="newer leadctl") as caught, opened_ledger(leads, create=create):
+        with pytest.raises(ConfigError, match="newer leadctl") as caught, opened_ledger(place, create=create):
             pass
         assert caught.value.hint == "upgrade leadctl"
 
@@ -183,12 +186,12 @@ def test_a_server_that_does_not_answer(leads: Path) -> None:
         assert "hunter22" not in caught.value.message
 
 
-def test_many_open_a_new_ledger_at_once(leads: Path) -> None:
+def test_many_open_a_new_ledger_at_once(place: Place) -> None:
     async def race() -> list[str]:
         return await asyncio.gather(*(asyncio.to_thread(open_once) for _ in range(6)))
 
     def open_once() -> str:
-        with opened_ledger(leads) as store:
+        with opened_ledger(place) as store:
             return store.installation
 
     assert len(set(asyncio.run(race()))) == 1
@@ -387,8 +390,8 @@ def test_texts_from_outside_fit(store: LedgerStore, run: RunRow) -> None:
     assert (row.detail, row.remote_id, row.target) == ("ab?", "x" * 2000, "👍")
 
 
-def test_the_life_of_a_lead(leads: Path) -> None:
-    with process(leads) as one:
+def test_the_life_of_a_lead(place: Place) -> None:
+    with process(place) as one:
         first = one.store.new_run("resend", "d", now=NOW)
         second = one.store.new_run("resend", "d", now=NOW + timedelta(minutes=1))
         one.store.add_items(second.id, [planned(1, lead_id=1, outcome=Outcome.UNKNOWN)])
@@ -413,6 +416,7 @@ def test_proof_is_what_was_delivered(leads: Path) -> None:
             assert one.store.has_any_proof() == (state in proven)
 
 
+@on_sqlite
 def test_the_database_behind_may_be_gone(
     leads: Path, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -22,7 +22,7 @@ from leadctl.store.purge import PurgeTables
 from leadctl.store.rows import ItemRow
 from leadctl.store.settling import AdoptRow
 from leadctl.store.writer import LedgerWriter
-from tests.store.helpers import DESTINATION, NOW, attempt, execute, intent, settings_for, write
+from tests.store.helpers import DESTINATION, NOW, Place, attempt, intent, on_sqlite, settings_for, write
 from tests.support.schemas import validate
 
 SAID = "canary-4711: the lead was refused"
@@ -31,8 +31,8 @@ TABLES = ("leadctl_runs", "leadctl_run_leads", "leadctl_deliveries", "leadctl_at
 
 
 @pytest.fixture
-def app(leads: Path) -> Iterator[App]:
-    with open_app(LoadedSettings(settings_for(leads), None), create_ledger=True) as app:
+def app(place: Place) -> Iterator[App]:
+    with open_app(LoadedSettings(settings_for(place), None), create_ledger=True) as app:
         yield app
 
 
@@ -68,16 +68,16 @@ def make_run(app: App, at: datetime, status: RunStatus, *leads: LeadId, supersed
     return run.id
 
 
-def counts(path: Path) -> dict[str, int]:
-    return {table: execute(path, f"SELECT COUNT(*) FROM {table}")[0][0] for table in TABLES}
+def counts(place: Place) -> dict[str, int]:
+    return {table: place.rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in TABLES}
 
 
-def answers(path: Path) -> list[str]:
-    return [row[0] for row in execute(path, "SELECT answer FROM leadctl_attempts ORDER BY id")]
+def answers(place: Place) -> list[str]:
+    return [row[0] for row in place.rows("SELECT answer FROM leadctl_attempts ORDER BY id")]
 
 
 @pytest.mark.parametrize("status", [RunStatus.OK, RunStatus.NOTHING, RunStatus.PARTIAL])
-def test_a_finished_run_is_forgotten_and_its_proof_stays(app: App, ledger_file: Path, status: RunStatus) -> None:
+def test_a_finished_run_is_forgotten_and_its_proof_stays(app: App, place: Place, status: RunStatus) -> None:
     make_run(app, NOW - 10 * DAY, status, 1, 2)
     kept = make_run(app, NOW - 2 * DAY, status, 3)
     document = purge(app, NOW - 5 * DAY)
@@ -85,11 +85,11 @@ def test_a_finished_run_is_forgotten_and_its_proof_stays(app: App, ledger_file: 
     assert {name: document[name] for name in ("answers", "attempts", "deliveries", "runs")} == {
         "answers": 2, "attempts": 2, "deliveries": 2, "runs": 1
     }  # fmt: skip
-    assert counts(ledger_file) == {
+    assert counts(place) == {
         "leadctl_runs": 1, "leadctl_run_leads": 1, "leadctl_deliveries": 1, "leadctl_attempts": 1, "leadctl_targets": 3
     }  # fmt: skip
     assert [run.id for run in app.ledger.list_runs()] == [kept]
-    assert answers(ledger_file) == [SAID]
+    assert answers(place) == [SAID]
     assert {target.state for rows in app.ledger.targets_for([1, 2, 3]).values() for target in rows} == {
         TargetState.REJECTED
     }
@@ -97,24 +97,24 @@ def test_a_finished_run_is_forgotten_and_its_proof_stays(app: App, ledger_file: 
 
 
 @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.STOPPED])
-def test_of_an_unfinished_run_only_the_answers_go(app: App, ledger_file: Path, status: RunStatus) -> None:
+def test_of_an_unfinished_run_only_the_answers_go(app: App, place: Place, status: RunStatus) -> None:
     run_id = make_run(app, NOW - 10 * DAY, status, 1, 2)
-    before = counts(ledger_file)
+    before = counts(place)
     document = purge(app, NOW)
     assert (document["answers"], document["attempts"], document["deliveries"], document["runs"]) == (2, 0, 0, 0)
-    assert counts(ledger_file) == before
-    assert answers(ledger_file) == ["", ""]
+    assert counts(place) == before
+    assert answers(place) == ["", ""]
     assert [lead for page in app.ledger.run_lead_ids(run_id) for lead in page] == [1, 2]
 
 
-def test_a_run_that_was_taken_over_is_finished_unless_it_goes_on_after_all(app: App, ledger_file: Path) -> None:
+def test_a_run_that_was_taken_over_is_finished_unless_it_goes_on_after_all(app: App, place: Place) -> None:
     first = make_run(app, NOW - 10 * DAY, RunStatus.STOPPED, 1, superseded=True)
     app.ledger.touch_run(first, "here", 1, NOW - 9 * DAY)
     assert purge(app, NOW)["runs"] == 0
     app.ledger.finish_run(first, RunStatus.OK, 0, NOW - 9 * DAY)
     make_run(app, NOW - 10 * DAY, RunStatus.STOPPED, 2, superseded=True)
     assert purge(app, NOW)["runs"] == 2
-    assert counts(ledger_file)["leadctl_targets"] == 2
+    assert counts(place)["leadctl_targets"] == 2
 
 
 def test_a_run_that_began_before_and_ended_after_stays(app: App) -> None:
@@ -124,27 +124,27 @@ def test_a_run_that_began_before_and_ended_after_stays(app: App) -> None:
     assert purge(app, NOW - 10 * DAY + timedelta(hours=2))["runs"] == 1
 
 
-def test_what_an_operator_said_goes_with_its_age(app: App, ledger_file: Path) -> None:
+def test_what_an_operator_said_goes_with_its_age(app: App, place: Place) -> None:
     rows = [AdoptRow(lead_id, DESTINATION, 7, "amocrm", "amocrm:aa", f"k{lead_id}") for lead_id in (1, 2)]
     app.ledger.adopt(rows[:1], SAID, NOW - 10 * DAY)
     app.ledger.adopt(rows[1:], SAID, NOW - DAY)
     document = purge(app, NOW - 5 * DAY)
     assert (document["answers"], document["attempts"]) == (1, 1)
-    assert answers(ledger_file) == [SAID]
+    assert answers(place) == [SAID]
     assert {rows[0].state for rows in app.ledger.targets_for([1, 2]).values()} == {TargetState.DELIVERED}
 
 
-def test_another_source_of_the_same_ledger_is_left_alone(app: App, leads: Path, ledger_file: Path) -> None:
-    settings = settings_for(leads, f"sqlite:///{ledger_file}", name="other")
+def test_another_source_of_the_same_ledger_is_left_alone(app: App, place: Place) -> None:
+    settings = settings_for(place, name="other")
     with open_app(LoadedSettings(settings, None), create_ledger=True) as other:
         make_run(other, NOW - 10 * DAY, RunStatus.OK, 1)
-    before = counts(ledger_file)
+    before = counts(place)
     assert purge(app, NOW)["answers"] == 0
-    assert counts(ledger_file) == before
-    assert answers(ledger_file) == [SAID]
+    assert counts(place) == before
+    assert answers(place) == [SAID]
 
 
-def test_in_small_transactions(app: App, ledger_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_small_transactions(app: App, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "CHUNK", 3)
     leads = list(range(1, 11))
     make_run(app, NOW - 10 * DAY, RunStatus.OK, *leads)
@@ -159,11 +159,11 @@ def test_in_small_transactions(app: App, ledger_file: Path, monkeypatch: pytest.
     document = purge(app, NOW)
     assert (document["answers"], document["attempts"], document["deliveries"], document["runs"]) == (10, 10, 10, 1)
     assert max(most) == 3
-    assert counts(ledger_file) == dict.fromkeys(TABLES, 0) | {"leadctl_targets": 10}
+    assert counts(place) == dict.fromkeys(TABLES, 0) | {"leadctl_targets": 10}
 
 
 def test_interrupted_anywhere_answers_are_first_and_the_same_purge_goes_on(
-    app: App, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
+    app: App, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(app, NOW - 10 * DAY, RunStatus.OK, 1, 2, 3)
     forget = PurgeTables._forget
@@ -181,13 +181,14 @@ def test_interrupted_anywhere_answers_are_first_and_the_same_purge_goes_on(
         left = 1
         with pytest.raises(DatabaseUnreachable):
             purge(app, NOW)
-        assert set(answers(ledger_file)) <= {""}
+        assert set(answers(place)) <= {""}
         assert len(app.ledger.list_runs()) == 1  # the run's row is the last to go
     left = 1
     assert purge(app, NOW)["runs"] == 1
-    assert counts(ledger_file) == dict.fromkeys(TABLES, 0) | {"leadctl_targets": 3}
+    assert counts(place) == dict.fromkeys(TABLES, 0) | {"leadctl_targets": 3}
 
 
+@on_sqlite
 def test_nothing_of_an_answer_is_left_in_the_file(app: App, ledger_file: Path) -> None:
     """A deleted row's bytes stay in SQLite's pages, and its log keeps them too, unless they are overwritten."""
     make_run(app, NOW - 10 * DAY, RunStatus.STOPPED, 1, 2)
@@ -198,6 +199,7 @@ def test_nothing_of_an_answer_is_left_in_the_file(app: App, ledger_file: Path) -
     assert not any(SAID.encode() in path.read_bytes() for path in files)
 
 
+@on_sqlite
 def test_a_reader_beside_does_not_stop_it(app: App, ledger_file: Path) -> None:
     make_run(app, NOW - 10 * DAY, RunStatus.OK, 1)
     with closing(sqlite3.connect(ledger_file, isolation_level=None)) as reader:
@@ -206,11 +208,11 @@ def test_a_reader_beside_does_not_stop_it(app: App, ledger_file: Path) -> None:
         assert purge(app, NOW)["runs"] == 1
 
 
-def test_the_number_of_runs_does_not_fall(app: App, leads: Path) -> None:
+def test_the_number_of_runs_does_not_fall(app: App, place: Place) -> None:
     """Else a ledger would look restored after a purge."""
     make_run(app, NOW - 10 * DAY, RunStatus.OK, 1)
     purge(app, NOW)
-    with open_app(LoadedSettings(settings_for(leads), None)) as later:
+    with open_app(LoadedSettings(settings_for(place), None)) as later:
         assert later.ledger.restored_at is None
 
 

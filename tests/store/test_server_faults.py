@@ -1,7 +1,6 @@
 """A server that goes away: in the middle of a commit, of a read, with our locks, for a moment or for good."""
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,31 +9,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import event, make_url
 
-from leadctl.domain.errors import ConfigError, DatabaseUnreachable
-from leadctl.domain.outcomes import TargetState
+from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
+from leadctl.domain.outcomes import Outcome, TargetState
 from leadctl.domain.ports import Granted, Record
 from leadctl.store import commits, engines
-from leadctl.store.engines import server_engine
+from leadctl.store.buckets import BucketRows
+from leadctl.store.engines import parse_url, server_engine
 from leadctl.store.leases import Lease, ServerLeases, open_leases
 from leadctl.store.ledger import LedgerStore
+from leadctl.store.rows import ItemRow
 from leadctl.store.writer import LedgerWriter
-from tests.crash.postgresql import require_postgresql, running_postgresql
 from tests.store.helpers import NOW, RUN, attempt, intent, opened_ledger, write
+from tests.support.servers import Server, query, server_of
 from tests.support.wire import Wire, running_wire
 from tests.support.world import wait_until
-
-_names = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    require_postgresql()
-    with running_postgresql() as url:
-        yield url
 
 
 @dataclass
@@ -45,13 +36,12 @@ class Remote:
     writer: LedgerWriter
     leases: ServerLeases
     wire: Wire
+    server: Server
     near: str
     holder: str
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.near, autocommit=True) as connection:
-            cursor = connection.execute(sql.encode())
-            return cursor.fetchall() if cursor.description else []
+        return query(self.near, sql)
 
     def claim(self, lead_id: int, rev: int | None = None) -> Any:
         return asyncio.run(self.writer.claim(RUN, [intent(lead_id, rev)]))[0]
@@ -66,23 +56,21 @@ class Remote:
     @contextmanager
     def another(self) -> Iterator[ServerLeases]:
         """The leases as a process has them that was not cut off."""
-        leases = ServerLeases(server_engine(make_url(self.near).set(drivername="postgresql+psycopg")), "the ledger")
+        leases = ServerLeases(server_engine(parse_url(self.near, "url")), "the ledger")
         try:
             yield leases
         finally:
             leases.close()
 
 
-@pytest.fixture
-def remote(server: str, leads: Path) -> Iterator[Remote]:
-    name = f"ledger{next(_names)}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+@pytest.fixture(params=["postgresql", "mariadb"])
+def remote(request: pytest.FixtureRequest, leads: Path) -> Iterator[Remote]:
+    server = server_of(request, request.param)
+    assert server is not None
+    near = server.new_database()
     with ExitStack() as stack:
-        port = make_url(server).port
-        assert port is not None
-        wire = stack.enter_context(running_wire(port))
-        url = f"postgresql://leadctl@127.0.0.1:{wire.port}/{name}"
+        wire = stack.enter_context(running_wire(server.port))
+        url = server.url(make_url(near).database or "", port=wire.port)
         store = stack.enter_context(opened_ledger(leads, ledger=url))
         leases = open_leases(store)
         assert isinstance(leases, ServerLeases)
@@ -90,7 +78,10 @@ def remote(server: str, leads: Path) -> Iterator[Remote]:
         holder = leases.open_holder()
         writer = LedgerWriter(store, leases, holder)
         stack.callback(writer.close)
-        yield Remote(store, writer, leases, wire, f"{server}/{name}", holder)
+        yield Remote(store, writer, leases, wire, server, near, holder)
+
+
+on_postgresql = pytest.mark.parametrize("remote", ["postgresql"], indirect=True)
 
 
 def at_next_commit(store: LedgerStore, act: Callable[[Any], object]) -> None:
@@ -105,6 +96,14 @@ def at_next_commit(store: LedgerStore, act: Callable[[Any], object]) -> None:
     event.listen(store.writing, "commit", before_commit)
 
 
+def arrive_and_cut(remote: Remote, connection: Any) -> None:
+    """The COMMIT gets through, and its answer does not."""
+    driver = connection.connection.dbapi_connection
+    driver.commit()
+    driver.cursor().execute("SELECT 1")  # so that the COMMIT that follows is sent, and not answered
+    remote.away(0.3)
+
+
 def test_a_commit_that_did_not_arrive_is_made_again(remote: Remote) -> None:
     remote.claim(1)
     at_next_commit(remote.store, lambda connection: remote.away(0.3))
@@ -115,10 +114,7 @@ def test_a_commit_that_did_not_arrive_is_made_again(remote: Remote) -> None:
 
 def test_a_commit_that_arrived_and_was_not_answered_is_not_made_twice(remote: Remote) -> None:
     def arrive(connection: Any) -> None:
-        driver = connection.connection.dbapi_connection
-        driver.commit()
-        driver.execute("SELECT 1")  # so that the COMMIT that follows is sent, and not answered
-        remote.away(0.3)
+        arrive_and_cut(remote, connection)
 
     at_next_commit(remote.store, arrive)
     answer = remote.claim(1)
@@ -163,13 +159,13 @@ def test_a_server_that_forgets_what_it_confirmed(remote: Remote) -> None:
     remote.claim(1)
     remote.wire.cut()
     remote.rows("DELETE FROM leadctl_targets")
-    remote.rows("DELETE FROM leadctl_meta WHERE key LIKE 'commit:%'")
+    remote.rows("""DELETE FROM leadctl_meta WHERE "key" LIKE 'commit:%'""")
     remote.wire.mend()
     with pytest.raises(DatabaseUnreachable, match="has lost what it had confirmed") as caught:
         asyncio.run(remote.writer.record(RUN, [Record(attempt(1), write(1))]))
     assert caught.value.exit_code == 5
     assert remote.store.restored_at is not None
-    assert remote.rows("SELECT COUNT(*) FROM leadctl_meta WHERE key = 'restored_at:main'") == [(1,)]
+    assert remote.rows("""SELECT COUNT(*) FROM leadctl_meta WHERE "key" = 'restored_at:main'""") == [(1,)]
 
 
 def test_a_write_whose_commit_was_not_answered_is_not_made_twice(remote: Remote) -> None:
@@ -178,6 +174,58 @@ def test_a_write_whose_commit_was_not_answered_is_not_made_twice(remote: Remote)
     with pytest.raises(DatabaseUnreachable):
         remote.store.new_run("resend", "d", now=NOW)
     wait_until(lambda: remote.store.list_runs() == [])
+
+
+def test_places_in_a_limit_whose_commit_was_not_answered_are_taken_again(remote: Remote) -> None:
+    """The lanes stand still until the server is back; places that were taken twice are only wasted."""
+    buckets = BucketRows(remote.store)
+    for cut in (lambda connection: remote.away(0.3), lambda connection: arrive_and_cut(remote, connection)):
+        at_next_commit(remote.store, cut)
+        places, _ = asyncio.run(buckets.take("amocrm:acme", 1000.0, 1.0, 0.0, 2))
+        assert len(places) == 2
+    ((full_until, paused_until),) = remote.rows("SELECT full_until, paused_until FROM leadctl_buckets")
+    assert (full_until, paused_until) == (1006.0, 0.0)
+    at_next_commit(remote.store, lambda connection: arrive_and_cut(remote, connection))
+    asyncio.run(buckets.silence("amocrm:acme", 2000.0))
+    assert remote.rows("SELECT paused_until FROM leadctl_buckets") == [(2000.0,)]
+
+
+def test_the_rows_of_a_plan_whose_commit_was_not_answered_are_there_once(remote: Remote) -> None:
+    run = remote.store.new_run("resend", "d", now=NOW)
+    rows = [ItemRow(seq, seq, "amocrm", 7) for seq in range(3)]
+    for cut in (lambda connection: remote.away(0.3), lambda connection: arrive_and_cut(remote, connection)):
+        at_next_commit(remote.store, cut)
+        remote.store.add_leads(run.id, [(row.seq, row.lead_id, "planned") for row in rows])
+        at_next_commit(remote.store, cut)
+        remote.store.add_items(run.id, rows)
+        assert list(remote.store.iter_items(run.id)) == rows
+        at_next_commit(remote.store, cut)
+        remote.store.close_unsent(run.id, "stopped")
+        assert {row.outcome for row in remote.store.iter_items(run.id)} == {Outcome.UNPROCESSED}
+        at_next_commit(remote.store, cut)
+        remote.store.clear_items(run.id)
+    remote.store.add_items(run.id, rows)
+    with pytest.raises(LeadctlError, match="refuses a statement"):
+        remote.store.add_items(run.id, rows)
+
+
+def test_a_lock_is_waited_for_while_the_server_is_away(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is refreshed under one, in the middle of a run."""
+    timer = remote.away(0.3)
+    lease = remote.leases.acquire("credential-1", {"who": "me"})
+    assert lease is not None
+    timer.join()
+    timer = remote.away(0.3)
+    assert remote.leases.holder_info("credential-1") is None, "it went with the connection"
+    timer.join()
+    assert remote.leases.acquire("credential-2", {}) is not None
+    assert remote.leases.holder_info("credential-1") == {"who": "me"}, "and came back with the next"
+    lease.release()
+    remote.wire.cut()
+    monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.2)
+    with pytest.raises(DatabaseUnreachable, match="does not answer"):
+        remote.leases.acquire("credential-1", {})
+    remote.wire.mend()
 
 
 def test_our_locks_go_with_the_connection_and_come_back(remote: Remote) -> None:
@@ -213,11 +261,11 @@ def test_where_another_process_took_our_lock_we_end(remote: Remote, monkeypatch:
 
 def end_the_locks_connection(remote: Remote) -> None:
     """The server ends it, and says nothing: an idle connection is not read from. The writer's own one stays."""
-    ended = remote.rows(
-        "SELECT DISTINCT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    assert (True,) in ended
+    connection = remote.leases._connection
+    assert connection is not None
+    number = remote.leases._locks.identify(connection)
+    end = "KILL {}" if remote.server.kind == "mariadb" else "SELECT pg_terminate_backend({})"
+    remote.server.execute(end.format(number))
 
 
 def test_locks_that_are_lost_unseen_are_taken_again_while_nothing_is_written(
@@ -276,6 +324,7 @@ def taken(leases: ServerLeases, name: str) -> Lease:
     return found[0]
 
 
+@on_postgresql
 def test_a_server_that_takes_no_writes(remote: Remote, leads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.2)
     remote.claim(1)
@@ -293,14 +342,14 @@ def test_a_server_that_takes_no_writes(remote: Remote, leads: Path, monkeypatch:
 
 def test_what_killed_processes_have_left_is_swept(remote: Remote) -> None:
     remote.claim(1)
-    assert remote.rows("SELECT value FROM leadctl_meta WHERE key LIKE 'commit:%'") == [("1",)]
+    assert remote.rows("""SELECT value FROM leadctl_meta WHERE "key" LIKE 'commit:%'""") == [("1",)]
     remote.rows("INSERT INTO leadctl_meta VALUES ('commit:holder-gone', '9'), ('lease:holder-gone', '{}')")
     remote.store.sweep(remote.leases)
-    assert remote.rows("SELECT key FROM leadctl_meta WHERE key LIKE '%:holder-%' ORDER BY 1") == [
+    assert remote.rows("""SELECT "key" FROM leadctl_meta WHERE "key" LIKE '%:holder-%' ORDER BY 1""") == [
         (f"commit:{remote.holder}",), (f"lease:{remote.holder}",)
     ]  # fmt: skip
     remote.writer.close()
-    assert remote.rows("SELECT key FROM leadctl_meta WHERE key LIKE 'commit:%'") == []
+    assert remote.rows("""SELECT "key" FROM leadctl_meta WHERE "key" LIKE 'commit:%'""") == []
 
 
 def test_doubts_and_purges_speak_the_servers_language(remote: Remote) -> None:

@@ -1,21 +1,19 @@
 """What a person says: settle, adopt, undo."""
 
-from pathlib import Path
-
 import pytest
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import LeadId, Target
 from leadctl.domain.outcomes import OPERATOR_MOVES, SettledBy, TargetState
 from leadctl.store.settling import AdoptRow
-from tests.store.helpers import DESTINATION, NOW, make_target, process
+from tests.store.helpers import DESTINATION, NOW, Place, make_target, process
 
 
 @pytest.mark.parametrize("delivered", [True, False])
 @pytest.mark.parametrize("state", list(TargetState))
-def test_settling(leads: Path, state: TargetState, delivered: bool) -> None:
+def test_settling(place: Place, state: TargetState, delivered: bool) -> None:
     wanted = TargetState.DELIVERED if delivered else TargetState.FAILED
-    with process(leads) as one:
+    with process(place) as one:
         before = make_target(one, 1, state)
         one.leases.close()  # the process that sent it is gone
 
@@ -43,16 +41,16 @@ def test_settling(leads: Path, state: TargetState, delivered: bool) -> None:
         assert word.outcome == ("found" if delivered else "absent")
 
 
-def test_what_is_being_sent_is_not_settled(leads: Path) -> None:
-    with process(leads) as one, process(leads) as other:
+def test_what_is_being_sent_is_not_settled(place: Place) -> None:
+    with process(place) as one, process(place) as other:
         make_target(one, 1, TargetState.SENDING)
         with pytest.raises(ConfigError, match="by another process just now"):
             other.store.settle(1, DESTINATION, 0, delivered=True, reason="r", at=NOW, leases=other.leases)
         assert one.store.targets_for([1])[1][0].state is TargetState.SENDING
 
 
-def test_what_the_ledger_does_not_know_is_not_settled(leads: Path) -> None:
-    with process(leads) as one, pytest.raises(ConfigError, match="knows nothing") as caught:
+def test_what_the_ledger_does_not_know_is_not_settled(place: Place) -> None:
+    with process(place) as one, pytest.raises(ConfigError, match="knows nothing") as caught:
         one.store.settle(1, DESTINATION, 0, delivered=True, reason="r", at=NOW, leases=one.leases)
     assert "leadctl adopt" in caught.value.hint
 
@@ -62,8 +60,8 @@ def adopt_row(lead_id: LeadId, destination: str = DESTINATION) -> AdoptRow:
 
 
 @pytest.mark.parametrize("state", list(TargetState))
-def test_adopting_touches_only_what_is_not_known(leads: Path, state: TargetState) -> None:
-    with process(leads) as one:
+def test_adopting_touches_only_what_is_not_known(place: Place, state: TargetState) -> None:
+    with process(place) as one:
         known = make_target(one, 1, state)
         rows = [adopt_row(1), adopt_row(2), adopt_row(2), adopt_row(1, "email:ff")]
         assert one.store.adopt(rows, "sent by\nthe old system", NOW) == 2
@@ -77,8 +75,8 @@ def test_adopting_touches_only_what_is_not_known(leads: Path, state: TargetState
         assert (word.attempt.trigger, word.attempt.answer) == ("operator", "sent by the old system")
 
 
-def test_undoing_removes_only_what_was_adopted(leads: Path) -> None:
-    with process(leads) as one:
+def test_undoing_removes_only_what_was_adopted(place: Place) -> None:
+    with process(place) as one:
         settled = make_target(one, 1, TargetState.UNKNOWN)
         one.leases.close()
         settled = one.store.settle(1, DESTINATION, 0, delivered=True, reason="r", at=NOW, leases=one.leases)

@@ -22,11 +22,11 @@ from tests.store.helpers import (
     DESTINATION,
     NOW,
     RUN,
+    Place,
     Process,
     attempt,
     claim,
     delivered,
-    execute,
     granted,
     intent,
     item,
@@ -50,11 +50,10 @@ def test_a_new_row_is_ours(one: Process) -> None:
     assert target.updated_at.tzinfo is not None
 
 
-def test_an_intent_is_on_disk_before_it_is_granted(leads: Path, one: Process) -> None:
+def test_an_intent_is_on_disk_before_it_is_granted(place: Place, one: Process) -> None:
     async def look_at_once() -> list[Any]:
         await one.writer.claim(RUN, [intent(1)])
-        assert one.store.path is not None
-        return execute(one.store.path, "SELECT state, holder FROM leadctl_targets")
+        return place.rows("SELECT state, holder FROM leadctl_targets")
 
     assert asyncio.run(look_at_once()) == [("sending", one.holder)]
 
@@ -115,7 +114,7 @@ def test_nothing_to_claim(one: Process) -> None:
     record(one)
 
 
-def test_of_many_who_claim_at_once_one_is_granted(leads: Path, one: Process, other: Process) -> None:
+def test_of_many_who_claim_at_once_one_is_granted(one: Process, other: Process) -> None:
     async def race() -> list[list[Claim]]:
         calls = [
             who.writer.claim(RUN, [intent(lead_id) for lead_id in range(first, first + 25)])
@@ -135,8 +134,8 @@ def test_of_many_who_claim_at_once_one_is_granted(leads: Path, one: Process, oth
 CHILD = """
 import asyncio, sys, time
 from pathlib import Path
-from tests.store.helpers import intent, process
-with process(Path(sys.argv[1])) as child:
+from tests.store.helpers import Place, intent, process
+with process(Place(Path(sys.argv[1]), sys.argv[2] or None)) as child:
     asyncio.run(child.writer.claim("run-0", [intent(1)]))
     print(child.holder, flush=True)
     time.sleep(600)
@@ -144,17 +143,18 @@ with process(Path(sys.argv[1])) as child:
 
 
 @pytest.fixture
-def child(leads: Path) -> Iterator[subprocess.Popen[str]]:
+def child(place: Place) -> Iterator[subprocess.Popen[str]]:
     """Another process that has claimed lead 1."""
-    with subprocess.Popen([sys.executable, "-c", CHILD, str(leads)], stdout=subprocess.PIPE, text=True) as child:
+    command = [sys.executable, "-c", CHILD, str(place.leads), place.ledger or ""]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline().startswith("holder-")
         yield child
         child.kill()
 
 
-def test_a_killed_process_leaves_a_row_in_doubt(leads: Path, child: subprocess.Popen[str]) -> None:
-    with process(leads) as one:
+def test_a_killed_process_leaves_a_row_in_doubt(place: Place, child: subprocess.Popen[str]) -> None:
+    with process(place) as one:
         assert refused(claim(one, intent(1, 1))[0]).held
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -165,9 +165,9 @@ def test_a_killed_process_leaves_a_row_in_doubt(leads: Path, child: subprocess.P
         record(one, delivered(1))
 
 
-def test_a_frozen_process_is_not_robbed(leads: Path, child: subprocess.Popen[str]) -> None:
+def test_a_frozen_process_is_not_robbed(place: Place, child: subprocess.Popen[str]) -> None:
     child.send_signal(signal.SIGSTOP)
-    with process(leads) as one:
+    with process(place) as one:
         assert refused(claim(one, intent(1, 1))[0]).held
 
 

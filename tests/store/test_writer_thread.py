@@ -15,7 +15,7 @@ from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
 from leadctl.domain.outcomes import TargetState
 from leadctl.domain.ports import Granted, Record
 from leadctl.store import engines, settling, writer
-from tests.store.helpers import RUN, Process, claim, delivered, execute, granted, intent, record, row, write
+from tests.store.helpers import RUN, Process, claim, delivered, execute, granted, intent, on_sqlite, record, row, write
 
 
 def count_commits(who: Process) -> list[None]:
@@ -132,6 +132,7 @@ def test_if_the_thread_dies_everybody_is_told(one: Process, monkeypatch: pytest.
     assert one.store.targets_for([0, 1, 2]) == {}
 
 
+@on_sqlite
 def test_a_lock_of_another_process_is_waited_for(one: Process) -> None:
     assert one.store.path is not None
     path = one.store.path
@@ -156,6 +157,7 @@ def impatient(who: Process) -> None:
     who.store.writing.dispose()
 
 
+@on_sqlite
 def test_a_lock_that_never_ends_is_an_outage(one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient(one)
     monkeypatch.setattr(engines, "LOCK_PATIENCE", 0.05)
@@ -167,6 +169,7 @@ def test_a_lock_that_never_ends_is_an_outage(one: Process, monkeypatch: pytest.M
     assert isinstance(claim(one, intent(1))[0], Granted)
 
 
+@on_sqlite
 def test_a_full_disk_loses_nothing_that_was_answered(one: Process) -> None:
     assert one.store.path is not None
     claim(one, intent(1))
@@ -180,6 +183,7 @@ def test_a_full_disk_loses_nothing_that_was_answered(one: Process) -> None:
     assert row(one).state is TargetState.DELIVERED
 
 
+@on_sqlite
 def test_a_database_that_may_no_longer_be_written(one: Process) -> None:
     event.listen(one.store.writing, "begin", lambda connection: connection.exec_driver_sql("PRAGMA query_only=1"))
     with pytest.raises(DatabaseUnreachable, match="cannot be opened or written") as caught:

@@ -296,7 +296,8 @@ class SourceTable:
         elsewhere = [name for name in names if name in self and not self.is_column(name)]
         if not elsewhere:
             there = [name for name in names if name in self]
-            return (dict(zip(there, row, strict=True)) for row in rows)  # in half the time of SQLAlchemy's own mapping
+            # In half the time of SQLAlchemy's own mapping. What was selected behind these is for the caller.
+            return (dict(zip(there, row, strict=False)) for row in rows)
         return (self._read(row._mapping, elsewhere) for row in rows)
 
     def _read(self, found: Mapping[Any, Any], elsewhere: Sequence[str]) -> Mapping[Any, Any]:

@@ -47,16 +47,15 @@ def test_every_command_of_the_how_to(request: pytest.FixtureRequest, kind: str, 
 
 def follow(url: str, box: Sandbox, tmp_path: Path) -> None:
     world = World(tmp_path, env={
-        "APP_KEY": APP_KEY, "LEADCTL_LEDGER__URL": f"sqlite:///{tmp_path / 'ledger.db'}",
+        "APP_KEY": APP_KEY, "DATABASE_URL": url, "LEADCTL_LEDGER__URL": f"sqlite:///{tmp_path / 'ledger.db'}",
         "LEADCTL_NETWORK__ALLOW_PRIVATE": "127.0.0.0/8", "LEADCTL_LIMITS__SCALE": "20",
     })  # fmt: skip
     (tmp_path / "leadctl.toml").unlink()
     ended: dict[str, Finished] = {}
     for line in commands():
-        words = [url if word == "$DATABASE_URL" else word for word in line]
-        done = ended[" ".join(words)] = world.run(*words)
-        assert done.code == 0, (words, done.out, done.err)
-    assert "nothing is made in it" in ended[f"init --path leadctl.toml --database-url {url}"].out
+        done = ended[" ".join(line)] = world.run(*line)
+        assert done.code == 0, (line, done.out, done.err)
+    assert "nothing is made in it" in ended["init --path leadctl.toml --database-url env:DATABASE_URL"].out
     assert (
         f"missing: {2 * LEADS - len(LOGGED)} never tried, 0 failed, 0 unknown"
         in ended["plan --missing --since 30d"].out

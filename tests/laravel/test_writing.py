@@ -98,7 +98,7 @@ def test_what_was_written_is_read_by_the_application(form: Form, url: URL, tmp_p
 
 
 def swapped(url: URL, folder: Path, old: Mapping[str, Any]) -> list[bool]:
-    """Whether the pair was written, and again although its old token is not there any more."""
+    """Whether the pair was written, and another one although the old token is not there any more."""
     settings = Settings(
         database=DatabaseSettings.model_validate({
             "url": url.render_as_string(hide_password=False), "app_key": APP_KEY, "mapping": {"data": KEYS},
@@ -113,7 +113,7 @@ def swapped(url: URL, folder: Path, old: Mapping[str, Any]) -> list[bool]:
     async def write() -> list[bool]:
         assert (await rows.read(7))["access_token"] == "one"
         assert await rows.writable(7)
-        return [await rows.swap(7, old, NEW), await rows.swap(7, old, NEW)]
+        return [await rows.swap(7, old, NEW), await rows.swap(7, old, {**NEW, "access_token": "five"})]
 
     try:
         return asyncio.run(write())

@@ -63,7 +63,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,postgresql,mysql]'
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,postgresql,mysql,fleet-dev]'
 	@touch $@
 
 clean: ## Remove the virtual environment and caches

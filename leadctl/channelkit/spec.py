@@ -26,6 +26,8 @@ class Step:
     batch: int = 1
     #: LOOKUP: seconds after the end of the attempt in doubt at which the vendor is asked; the last Absent is believed.
     looks: tuple[float, ...] = ()
+    #: How many deliveries one request of a look-up asks about; None: as many as a request carries.
+    look_batch: int | None = None
     #: Seconds after the send for which the vendor may still be at it, although we hear nothing more.
     busy: float = 0.0
     #: Makes something that the main step needs (the contact of a deal); done, it is not yet a delivery.

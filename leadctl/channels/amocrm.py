@@ -116,7 +116,10 @@ class AmoCrm(HttpChannel[AmoCrmConfig, AmoCrmSettings]):
         title="amoCRM / Kommo",
         docs="https://developers.kommo.com/reference/complex-leads",
         # 8 and 45 s behind our own time-out: lists show late what the vendor has stored just before it.
-        steps=tuple(Step(name, Retransmit.LOOKUP, batch=50, looks=(8, 45), busy=20) for name in ("lead", "note")),
+        steps=tuple(
+            Step(name, Retransmit.LOOKUP, batch=50, looks=(8, 45), look_batch=asked, busy=20)
+            for name, asked in (("lead", 50), ("note", 1))
+        ),
         limits="7 requests/s an integration, 50/s an account, 50 leads a request; we keep 5/s. Many 429s end in a ban",
         repeat="makes a second lead; so a lead in doubt is looked for first, by the key that it carries",
         request_timeout=60.0,

@@ -14,9 +14,6 @@ from leadctl.cli.exit_codes import ExitCode, worst
 from leadctl.cli.options import Command, VersionFlag, exposed, register
 from leadctl.domain.errors import ConfigError, LeadctlError
 
-#: The queue of what names none; the services' own, which are imported only where they are needed.
-DEFAULT_QUEUE = "integrations"
-
 #: Typer carries its own Click; its base of usage errors is reached through what Typer exports.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -138,7 +135,7 @@ def _guarded(context: Context, argv: Sequence[str]) -> int:
             context.out.write(text)
             return 0
         result = typer.main.get_command(build(_meant(argv))).main(
-            args=_with_queue(argv), prog_name="leadctl", standalone_mode=False, obj=context
+            args=list(argv), prog_name="leadctl", standalone_mode=False, obj=context
         )
         return int(result or 0)
     except LeadctlError as error:
@@ -167,17 +164,6 @@ def help_text(path: Sequence[str], width: int | None = None) -> str | None:
         context = command.context_class(command, info_name=word, parent=context, **settings)
     # Typer names a list argument's Python type, which says nothing to a person.
     return str(command.get_help(context)).replace(" <list[str]>", "") + "\n"
-
-
-def _with_queue(argv: Sequence[str]) -> list[str]:
-    """The name after ``--queue`` may be left out, which Typer knows no way to say."""
-    words = list(argv)
-    for place, word in enumerate(words):
-        if word == "--":
-            break
-        if word == "--queue" and (place + 1 == len(words) or words[place + 1].startswith("-")):
-            words[place] = f"--queue={DEFAULT_QUEUE}"
-    return words
 
 
 def _usage_error(error: Exception) -> ConfigError:

@@ -50,15 +50,7 @@ def bulk_resend(
     if how.force and not (chosen.channels or chosen.credentials):
         raise ConfigError("--force in bulk needs -c or --credential: it sends again what is proven")
     part, deadline = percentage(share, "--share"), deadline_of(context, finish_by)
-    queued = queueing(
-        fleet,
-        cannot={
-            "--credentials-file": selector.credentials_file,
-            "--settings-file": selector.settings_file,
-            "--results-dir": results_dir,
-            "--finish-by": finish_by,
-        },
-    )
+    queued = queueing(fleet, selector, {"--results-dir": results_dir, "--finish-by": finish_by})
     delay, wait = seconds(how.delay, "--delay"), seconds(how.wait, "--wait")
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from leadctl import __version__
 from leadctl.cli.context import Context, GlobalValues
@@ -18,6 +19,8 @@ from leadctl.domain.errors import ConfigError
 Command = Callable[..., int]
 LogFormat = Literal["console", "json"]
 
+#: The queue of what names none (the services' own, which are imported only where they are needed).
+DEFAULT_QUEUE = "integrations"
 CHANNEL_FLAGS = ("--channel", "-c")
 
 
@@ -168,7 +171,19 @@ FILE_OPTIONS = frozenset(
 
 def register(app: typer.Typer, name: str, command: Command) -> None:
     """Make ``command(context, …)`` a command of ``app``."""
-    app.command(name, help=inspect.getdoc(command))(exposed(command))
+    app.command(name, cls=_Command, help=inspect.getdoc(command))(exposed(command))
+
+
+class _Command(TyperCommand):
+    """The name after ``--queue`` may be left out, which Typer knows no way to say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See Click."""
+        end = args.index("--") if "--" in args else len(args)
+        for place, word in enumerate(args[:end]):
+            if word == "--queue" and (place + 1 >= end or args[place + 1].startswith("-")):
+                args[place] = f"--queue={DEFAULT_QUEUE}"
+        return super().parse_args(ctx, args)
 
 
 def exposed(command: Command, *, hide_globals: bool = True) -> Callable[..., Any]:

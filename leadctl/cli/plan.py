@@ -10,7 +10,7 @@ import typer
 
 from leadctl.cli.context import Context
 from leadctl.cli.options import JsonFlag, MissingOptions, SelectorOptions
-from leadctl.cli.render import line_of_entry, show_lead_plan, show_plan_end
+from leadctl.cli.render import line_of_entry, show_estimates, show_lead_plan, show_plan_end
 from leadctl.cli.selection import missing_selection, selectors
 from leadctl.domain.errors import ConfigError
 
@@ -69,7 +69,7 @@ def show_plan(
     elif context.jsonl_output:
         _print_lines(context, planning)
     else:
-        _print_text(context, planning)
+        _print_text(context, app, planning)
     return planning.exit_code(detailed)
 
 
@@ -115,7 +115,7 @@ def _print_lines(context: Context, planning: "Planning") -> None:
     context.line(context.dumps(plan_summary_line(planning.totals, planning.errors())))
 
 
-def _print_text(context: Context, planning: "Planning") -> None:
+def _print_text(context: Context, app: "App", planning: "Planning") -> None:
     from leadctl.services.planning import plan_of
 
     entries = (entry for page in planning.entries() for entry in page)
@@ -128,3 +128,7 @@ def _print_text(context: Context, planning: "Planning") -> None:
         for entry in chain(first, entries):
             context.line(line(entry))
     show_plan_end(context, planning.totals, planning.errors(), missing=planning.missing)
+    if len(first) > DETAILED:
+        from leadctl.services.estimating import estimate_plan
+
+        show_estimates(context, estimate_plan(app, planning, 1.0))

@@ -9,7 +9,7 @@ import typer
 from leadctl.cli.context import Context
 from leadctl.cli.options import JsonFlag
 from leadctl.cli.render import plural, table, word
-from leadctl.cli.sending import running
+from leadctl.cli.sending import running, watch_command
 from leadctl.cli.times import local_zone, parse_time
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def list_queue(context: Context, json_output: JsonFlag = False) -> int:
         return 0
     _show_accounts(context, document["accounts"])
     for run_id in document["runs"]:
-        context.line(f"run {word(run_id)}: leadctl runs show {word(run_id)} --watch")
+        context.line(f"run {word(run_id)}: {watch_command(context, run_id)}")
     if document["without_job"]:
         context.line(
             f"{plural(document['without_job'], 'chunk', 'chunks')} without a job: workers put it right in a minute, "

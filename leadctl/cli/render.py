@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leadctl.domain.model import LeadPlan, PlannedDelivery, Skip
+    from leadctl.services.estimating import Estimate
     from leadctl.services.planning import Entry
     from leadctl.services.requests import PlanTotals
 
@@ -181,6 +182,26 @@ def show_plan_end(
     if totals.filtered_count:
         context.line(f"{plural(totals.filtered_count, 'named lead', 'named leads')} left out by the other selectors")
     show_errors(context, errors)
+
+
+def show_estimates(context: Context, estimates: Sequence["Estimate"]) -> None:
+    """What a bulk run would take, the slowest channel first; nothing where all of it is done in a moment."""
+    from leadctl.cli.progress import duration
+    from leadctl.services.estimating import WORTH_SAYING
+
+    if not estimates or estimates[0].seconds < WORTH_SAYING:
+        return
+    context.line("at the vendors' limits it takes at least:")
+    rows = [
+        (
+            one.channel,
+            duration(one.seconds),
+            plural(one.requests, "request", "requests"),
+            plural(one.look_ups, "look-up", "look-ups") if one.look_ups else None,
+        )
+        for one in estimates
+    ]
+    context.show(table(("", "", "", ""), rows, indent=2))
 
 
 def show_errors(context: Context, errors: Sequence[Mapping[str, Any]], limit: int = 50) -> None:

@@ -25,8 +25,7 @@ def resend(
 
     del json_output
     chosen, reason = selectors(selector), force_reason(how)
-    files = {"--credentials-file": selector.credentials_file, "--settings-file": selector.settings_file}
-    queued = queueing(fleet, cannot=files)
+    queued = queueing(fleet, selector)
     delay, wait = seconds(how.delay, "--delay"), seconds(how.wait, "--wait")
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(

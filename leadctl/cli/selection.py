@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from leadctl.cli.context import Context
@@ -41,16 +42,21 @@ def selectors(options: SelectorOptions) -> "Selectors":
     )
 
 
-def queueing(options: QueueOptions, *, cannot: Mapping[str, object]) -> "Queueing | None":
-    """Whether workers shall send it. ``cannot``: options that need this process, with their values. Raises ConfigError
-    for one of them that is given, or a name that is none."""
+def queueing(
+    options: QueueOptions, selector: SelectorOptions, here: Mapping[str, object] = MappingProxyType({})
+) -> "Queueing | None":
+    """Whether workers shall send it. ``here``: options that need this process, with their values, beside files.
+
+    Raises ConfigError for one of them that is given, or a name that is none.
+    """
     from leadctl.services.requests import Queueing
 
     if options.queue is None:
         if options.priority:
             raise ConfigError("--priority is about --queue, which is not given")
         return None
-    for flag, value in cannot.items():
+    files = {"--credentials-file": selector.credentials_file, "--settings-file": selector.settings_file}
+    for flag, value in {**files, **here}.items():
         if value:
             raise ConfigError(
                 f"{flag} cannot be used with --queue: workers on other machines know nothing of it",

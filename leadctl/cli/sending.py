@@ -1,11 +1,12 @@
 """What resend, bulk-resend and ``runs resume`` share: the run, its display, and its end."""
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from leadctl.cli.context import Context
 from leadctl.cli.plan import show_plan
-from leadctl.cli.render import show_run, word
+from leadctl.cli.render import show_run
 from leadctl.cli.signals import draining
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def show_result(context: Context, app: "App", document: Document) -> None:
         run_groups(app, document["run_id"], context.typed.as_arguments()) if document.get("run_id") else [],
     )
     if document["status"] == "queued":
-        context.line(f"watch it with: leadctl runs show {word(document['run_id'])} --watch")
+        context.line(f"watch it with: {watch_command(context, document['run_id'])}")
+
+
+def watch_command(context: Context, run_id: str) -> str:
+    """What shows the progress of a queued run."""
+    return shlex.join(["leadctl", *context.typed.as_arguments(), "runs", "show", run_id, "--watch"])
 
 
 def dry_run(context: Context, app: "App", request: "SendRequest") -> int:

@@ -39,8 +39,7 @@ def watch(
     from leadctl.services.stopping import StopSwitch
     from leadctl.services.watching import watch as look
 
-    files = {"--credentials-file": selector.credentials_file, "--settings-file": selector.settings_file}
-    queued = queueing(fleet, cannot=files)
+    queued = queueing(fleet, selector)
     pause = max(1.0, seconds(every, "--every"))
     zone = local_zone(context.loaded.settings.timezone)
     start = parse_time(since, "--since", now=context.now(), zone=zone) if since else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leadctl.cli.context import Context
+from leadctl.cli.options import DEFAULT_QUEUE
 from leadctl.cli.selection import queue_name, seconds
 from leadctl.cli.signals import draining
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def worker(
     context: Context,
-    queue: Annotated[str, typer.Option("--queue", metavar="NAME", help="Whose runs are sent.")] = "integrations",
+    queue: Annotated[str, typer.Option("--queue", metavar="NAME", help="Whose runs are sent.")] = DEFAULT_QUEUE,
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", min=1, max=500, help="Accounts that are sent to at once.")
     ] = 20,

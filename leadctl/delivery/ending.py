@@ -97,7 +97,8 @@ class Endings:
             batch.queue.put(job, now)  # as the row says now: to be asked for, sent, or left alone
         else:
             job.held_since = now if job.held_since is None else job.held_since
-            if now - job.held_since > self._policy.timeout / self._policy.scale:
+            waited = self._policy.timeout if self._policy.held is None else self._policy.held
+            if now - job.held_since > waited / self._policy.scale:
                 error = Transient("another process of leadctl is sending it")
                 await self._finish_quietly([job], Outcome.UNPROCESSED, ErrorCode.IN_USE_ELSEWHERE, error)
             else:

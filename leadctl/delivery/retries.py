@@ -27,12 +27,14 @@ _BACKOFF = wait_random_exponential(multiplier=1, max=60)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``tries`` attempts and ``timeout`` seconds a delivery; ``scale`` divides our own waits."""
+    """``tries`` attempts and ``timeout`` seconds a delivery; ``scale`` divides our own waits. ``held``: seconds that a
+    delivery is waited for which another process has in hand; None: as long as for our own."""
 
     tries: int = 3
     timeout: float = 300.0
     patience: float = 900.0
     scale: float = 1.0
+    held: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder
 from pgqueuer.core.qm import QueueManager
-from pgqueuer.domain.errors import FailingListenerError, RetryRequested
+from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Job as Picked
 from pgqueuer.domain.settings import DBSettings
 from pgqueuer.domain.types import JobId, QueueEntrypoint
@@ -140,7 +140,8 @@ class PgQueuerQueue:
                         max_concurrent_tasks=max(2, concurrency),
                         dequeue_timeout=_POLL,
                         heartbeat_timeout=timedelta(seconds=heartbeat),
-                        shutdown_on_listener_failure=True,
+                        # Its first probe may be sent before it listens. A notification only saves a moment of _POLL.
+                        shutdown_on_listener_failure=False,
                         log_aggregation_interval=timedelta(0),
                     )
                 finally:
@@ -203,7 +204,7 @@ def _explained() -> Iterator[None]:
         raise ConfigError(
             f"{place}: this user may not make or use its tables", hint="grant it CREATE on the schema, or use another"
         ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, FailingListenerError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         kind = type(error).__name__
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate or "").startswith(_PASSING):
             raise LeadctlError(f"{place} refuses a statement of leadctl ({kind})") from None

@@ -94,15 +94,17 @@ def open_engine(
     *,
     bulk: bool,
     patience: float | None = None,
+    held: float | None = None,
 ) -> Engine:
-    """The engine as ``[send]`` wants it. ``patience`` replaces that of ``[send]``. Call it in the engine's loop."""
+    """The engine as ``[send]`` wants it. ``patience`` replaces that of ``[send]``; ``held`` as in
+    :class:`~leadctl.delivery.retries.Policy`. Call it in the engine's loop."""
     send, scale = app.settings.send, app.settings.limits.scale
     return Engine(
         run_id=run_id,
         ledger=ledger,
         clock=app.clock,
         limiter=limiter,
-        policy=Policy(send.tries, send.timeout, send.patience if patience is None else patience, scale),
+        policy=Policy(send.tries, send.timeout, send.patience if patience is None else patience, scale, held),
         observer=observer,
         bulk=bulk,
         drain=send.drain,

@@ -115,4 +115,6 @@ def _requests(deliveries: int, batch: int) -> int:
 
 
 def _look_ups(in_doubt: int, step: Step) -> int:
-    return len(step.looks) * ceil(in_doubt / step.batch) if step.retransmit is Retransmit.LOOKUP else 0
+    if step.retransmit is not Retransmit.LOOKUP:
+        return 0
+    return len(step.looks) * ceil(in_doubt / (step.look_batch or step.batch))

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
 #: Seconds that a chunk waits for its vendor; longer pauses are waited for in the queue, where they hold no worker.
 PATIENCE = 30.0
+#: Seconds that it waits for deliveries which another process has in hand: one that froze, or was cut off.
+HELD = 10.0
 #: So often a chunk is begun: what kills its worker, or finds its vendor down, must not go round for ever.
 MOST_TRIES = 20
-#: Seconds after which a chunk goes on whose vendor was down: the first time, and at most.
+#: Seconds after which a chunk goes on whose vendor was down, or that another process has in hand: at first, at most.
 AGAIN, AGAIN_AT_MOST = 30.0, 900.0
 #: Seconds between looks at what was cancelled and what is new, and between tries to reach a server that is away.
 TICK, RECONNECT = 1.0, 5.0
@@ -92,6 +94,8 @@ class Worker:
         Raises ConfigError where it cannot begin; DatabaseUnreachable likewise, later only with ``once``: else it waits
         until the server is back.
         """
+        self._touch()  # where that cannot be, it is said now
+        self._forget_health()
         try:
             while True:
                 try:
@@ -100,12 +104,11 @@ class Worker:
                 except (DatabaseUnreachable, ConfigError) as error:
                     if not self._served or self._options.once or self._stop.requested:
                         raise
-                    self._say("worker_waiting", "warning", message=error.message, hint=error.hint)
+                    self._wait_for(error)
                     if self._stop.wait(RECONNECT):
                         break
         finally:
-            if self._options.health_file:
-                self._options.health_file.unlink(missing_ok=True)
+            self._forget_health()
         return 128 + self._stop.signal if self._stop.signal is not None else 0
 
     async def _serve(self) -> None:
@@ -154,7 +157,7 @@ class Worker:
                 self._served = True
                 self._touch()
             except (DatabaseUnreachable, ConfigError) as error:
-                self._say("worker_waiting", "warning", message=error.message, hint=error.hint)
+                self._wait_for(error)
             await asyncio.sleep(TICK)
 
     def _look(self) -> None:
@@ -172,6 +175,15 @@ class Worker:
             path.write_text(f"{self.name}\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--health-file {path}: cannot be written: {error.strerror}") from None
+
+    def _forget_health(self) -> None:
+        if self._options.health_file:
+            self._options.health_file.unlink(missing_ok=True)
+
+    def _wait_for(self, error: LeadctlError) -> None:
+        """It goes on by itself; what a person can do is said where that is needed."""
+        hint = error.hint if isinstance(error, ConfigError) else None
+        self._say("worker_waiting", "warning", message=error.message, hint=hint)
 
     def _say(self, name: str, level: str, **fields: Any) -> None:
         self._listener(RunEvent(name, level, fields), {"worker": self.name})
@@ -239,7 +251,7 @@ class _Carrier:
         kept = _OpenEnds(self._writer, lambda: self.halted.is_set() or key in self._cancelled)
         engine = open_engine(
             self._app, chunk.run_id, kept, limiter, heard, bulk=_bulk(begun),
-            patience=min(PATIENCE, self._app.settings.send.patience),
+            patience=min(PATIENCE, self._app.settings.send.patience), held=HELD,
         )  # fmt: skip
         kept.queues = Workload(
             self._app, begun.router, chunk.run_id, kept, retry_unknown=begun.request.retry_unknown, part=part
@@ -305,11 +317,13 @@ class _Carrier:
             parking = report.parked.get(queue.route.account.credential_id)
             if parking is None or parking.code not in LATER:
                 continue
-            ours = min(AGAIN_AT_MOST, AGAIN * 2.0 ** (chunk.tries - 1)) / self._app.settings.limits.scale
             until = parking.error.until if isinstance(parking.error, LimitReached) else None
-            named = until - self._app.clock.now().timestamp() if until is not None else ours
+            named = until - self._app.clock.now().timestamp() if until is not None else self._backoff(chunk)
             waits.append(max(named, limiter.pause_left(queue.buckets), 1.0))
         return max(waits, default=None)
+
+    def _backoff(self, chunk: Chunk) -> float:
+        return min(AGAIN_AT_MOST, AGAIN * 2.0 ** (chunk.tries - 1)) / self._app.settings.limits.scale
 
     def _end(self, task: _Task, report: EngineReport, pause: float | None, heard: "_Heard") -> float | None:
         """Write what became of the chunk; the seconds after which it goes on."""
@@ -323,7 +337,7 @@ class _Carrier:
         if report.stopped and not cancelled:
             again = 0.0
         elif again is None and not cancelled and self._is_left(task, final):
-            again = AGAIN / self._app.settings.limits.scale
+            again = self._backoff(chunk)
         if again is None or cancelled:
             rows.end(chunk, self._worker, now, throttled=heard.throttled, report=whole.as_json())
             self._close_run(chunk.run_id)

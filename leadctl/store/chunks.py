@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, event, func, or_, select, update
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import CredentialId, parse_id
@@ -29,6 +29,9 @@ class ChunkState(StrEnum):
     DONE = "done"
 
 
+#: Seconds after which the server ends a transaction whose process says nothing. A transaction of ours takes
+#: milliseconds, and one that was ended is made again.
+IDLE = 10
 #: Something is still to be done.
 OPEN = (ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.CANCELLING)
 
@@ -106,6 +109,9 @@ class ChunkRows:
                 hint="set [ledger] url (or LEADCTL_LEDGER__URL) to postgresql://…; the leads may stay where they are",
             )
         ledger.make()
+        if not event.contains(ledger.writing, "connect", _end_idle_transactions):
+            event.listen(ledger.writing, "connect", _end_idle_transactions)
+            ledger.writing.dispose()  # those that are open know nothing of it
 
     @property
     def dsn(self) -> str:
@@ -337,6 +343,13 @@ class ChunkRows:
             lambda connection: connection.execute(statement).rowcount, repeatable=True
         )  # fmt: skip
         return changed
+
+
+def _end_idle_transactions(connection: Any, record: object) -> None:
+    """A machine that is cut off in the middle of a transaction must not hold the locks that all others wait for."""
+    del record
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE:d}s'")
+    connection.commit()
 
 
 def _open() -> ColumnElement[bool]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,13 +60,21 @@ class Company:
         document: dict[str, Any] = done.json
         return document
 
-    def work(self, *options: object, **env: str) -> Process:
-        """Start a worker."""
+    def work(self, *options: object, before: Sequence[str] = (), config: Path | None = None, **env: str) -> Process:
+        """Start a worker. ``before``: what starts it in turn."""
         log = self.world.folder / f"worker-{len(self.workers)}.log"
-        command = self.world.command("--log-format", "json", "worker", "--heartbeat", f"{HEARTBEAT}s", *options)
+        command = self.world.command(
+            *(["--config", config] if config else []),
+            "--log-format",
+            "json",
+            "worker",
+            "--heartbeat",
+            f"{HEARTBEAT}s",
+            *options,
+        )
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                [*before, *command], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                 env=self.world.environment(**env), cwd=self.world.folder,
             )  # fmt: skip
         worker = Process(process, log)

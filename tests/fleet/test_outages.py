@@ -27,7 +27,7 @@ def alone(tmp_path: Path) -> Iterator[Company]:
 
 
 def test_a_server_that_restarts(alone: Company) -> None:
-    alone.world.new_leads(600)
+    alone.world.new_leads(300)
     run = alone.queue("--chunk", "0.2s")["run_id"]
     for _ in range(2):
         alone.work()
@@ -35,14 +35,14 @@ def test_a_server_that_restarts(alone: Company) -> None:
     restart_postgresql(alone.world.url)
     document = alone.finish(run)
     assert (document["status"], document["exit_code"]) == ("ok", 0)
-    alone.assert_once(600)
+    alone.assert_once(300)
 
 
 def test_tables_of_the_queue_are_dropped(company: Company) -> None:
-    company.world.new_leads(400)
+    company.world.new_leads(200)
     run = company.queue("--chunk", "0.1s")["run_id"]
-    worker = company.work()
-    wait_until(lambda: company.done() > 300)
+    worker = company.work("--concurrency", 2)
+    wait_until(lambda: company.done() > 200)
     query(company.world.url, f"DROP TABLE {', '.join(TABLES)} CASCADE")
     query(company.world.url, "DROP TYPE leadctl_pgqueuer_status CASCADE")
     wait_until(lambda: worker.records("worker_waiting"))
@@ -56,14 +56,14 @@ def test_tables_of_the_queue_are_dropped(company: Company) -> None:
     assert synced["enqueued"] == synced["chunks"] > 0
     assert company.world.run("queue", "sync", "--json").json["enqueued"] == 0
     company.work("--once")
-    assert company.finish(run)["outcomes"]["delivered"] == 2400
-    company.assert_once(400)
+    assert company.finish(run)["outcomes"]["delivered"] == 1200
+    company.assert_once(200)
 
 
 def test_a_delayed_run(company: Company) -> None:
     """It is quiet until its time, survives a restart of everything, and blocks nobody."""
     first, second = company.world.new_leads(2)
-    delay = 10.0
+    delay = 8.0
     began = time.monotonic()
     later = company.world.run("resend", first, "--queue", "--delay", f"{delay:g}s", "--json").json
     assert later["status"] == "queued"

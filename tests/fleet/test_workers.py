@@ -32,16 +32,16 @@ def test_several_workers_keep_the_limits(busy_company: Company, monkeypatch: pyt
 
 
 def test_a_killed_worker(company: Company) -> None:
-    company.world.new_leads(400)
+    company.world.new_leads(200)
     run = company.queue("--chunk", "0.1s")["run_id"]
     first = company.work()
-    wait_until(lambda: company.done() > 300 and begun(first))
+    wait_until(lambda: company.done() > 200 and begun(first))
     first.send(signal.SIGKILL)
     second = company.work()
     document = company.finish(run)
     assert (document["status"], document["exit_code"]) == ("ok", 0)
-    assert document["outcomes"]["delivered"] == 2400
-    company.assert_once(400)
+    assert document["outcomes"]["delivered"] == 1200
+    company.assert_once(200)
     assert any(row[0] > 1 for row in company.world.ledger_rows("SELECT tries FROM leadctl_chunks"))
     second.send(signal.SIGTERM)
     assert second.wait() == 143
@@ -49,11 +49,11 @@ def test_a_killed_worker(company: Company) -> None:
 
 def test_a_frozen_worker(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is robbed of its chunks, and goes on with them when it thaws: no delivery comes twice, no limit breaks."""
-    company.world.new_leads(600)
+    company.world.new_leads(300)
     run = company.queue("--chunk", "0.2s")["run_id"]
     with counting_refusals(monkeypatch) as refusals:
         frozen = company.work()
-        wait_until(lambda: company.done() > 300 and begun(frozen))
+        wait_until(lambda: company.done() > 200 and begun(frozen))
         frozen.send(signal.SIGSTOP)
         company.work()
         time.sleep(3 * HEARTBEAT)
@@ -63,12 +63,12 @@ def test_a_frozen_worker(company: Company, monkeypatch: pytest.MonkeyPatch) -> N
         assert refusals() == 0
     assert robbed
     assert (document["status"], document["exit_code"]) == ("ok", 0)
-    company.assert_once(600)
+    company.assert_once(300)
 
 
 def test_a_drained_worker(company: Company) -> None:
     """SIGTERM: what is begun is answered, what is not goes on elsewhere, and nothing is given up."""
-    company.world.new_leads(600)
+    company.world.new_leads(300)
     run = company.queue("--chunk", "0.5s")["run_id"]
     first = company.work("--health-file", company.world.folder / "healthy")
     wait_until(lambda: company.done() > 100 and begun(first))
@@ -80,5 +80,5 @@ def test_a_drained_worker(company: Company) -> None:
     states = {state for (state,) in company.world.ledger_rows("SELECT state FROM leadctl_chunks")}
     assert states <= {"queued", "done"}
     assert company.world.run("worker", "--once").code == 0
-    assert company.finish(run)["outcomes"]["delivered"] == 3600
-    company.assert_once(600)
+    assert company.finish(run)["outcomes"]["delivered"] == 1800
+    company.assert_once(300)

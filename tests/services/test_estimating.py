@@ -3,6 +3,7 @@
 import pytest
 
 from leadctl.channelkit.spec import Bucket, Limit, Retransmit, Step
+from leadctl.channels import channel_class
 from leadctl.services.estimating import Estimate, Load, estimate
 
 LEAD = Step("lead", Retransmit.LOOKUP, batch=50, looks=(8, 45))
@@ -27,6 +28,12 @@ def test_what_is_in_doubt_is_asked_about_and_may_go_again() -> None:
     (found,) = estimate([Load("amocrm", [LEAD, NOTE], [FIVE], fresh=6, in_doubt=50)], 1.0)
     assert (found.deliveries, found.requests, found.look_ups) == (56, 6, 3)
     assert found.seconds == 8 / 5
+
+
+def test_what_is_looked_for_one_by_one_takes_a_request_each() -> None:
+    amocrm = channel_class("amocrm").spec.steps
+    (found,) = estimate([Load("amocrm", amocrm, [FIVE], fresh=0, in_doubt=50)], 1.0)
+    assert found.look_ups == 2 * 1 + 2 * 50, "a page of leads, and the notes of each lead"
 
 
 def test_credentials_behind_one_limit_add_up_and_others_run_beside_them() -> None:

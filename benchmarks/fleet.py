@@ -1,0 +1,158 @@
+"""Rows 13 and 14: how fast runs are queued, and whether several workers take what one does at the accounts' limits.
+
+The server writes to its disk before it answers. ``python -m benchmarks.fleet`` measures these alone.
+"""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from unittest import mock
+
+from benchmarks.measuring import LEADCTL, Row, Sizes, at_least, at_most, environment, run
+from benchmarks.world import World, build
+from leadctl.sandbox.judge import SlidingWindow
+from leadctl.sandbox.server import Sandbox, running_sandbox
+from tests.support.servers import Server, query, running_postgresql
+
+#: Deliveries a second that are to be queued: plan, ledger, chunks and jobs.
+WANTED = 10_000
+ACCOUNTS = 20
+#: Leads that each of them gets: two chunks at a quarter of amoCRM's limit, where this machine is not what is measured.
+LEADS = 500
+SCALE = 0.25
+#: Workers against one, and against the arithmetic of the limit.
+SLOWER = 1.15
+_DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
+
+
+@contextmanager
+def _server() -> Iterator[Server]:
+    with running_postgresql(*_DURABLE) as url:
+        yield Server("postgresql", int(url.rpartition(":")[2]))
+
+
+def _with_ledger(world: World, url: str) -> World:
+    world.config.write_text(world.config.read_text(encoding="utf-8") + f'[ledger]\nurl = "{url}"\n', encoding="utf-8")
+    return world
+
+
+def _queue(world: World, *options: str) -> tuple[dict[str, object], float]:
+    """Everything into the queue; the run's document, and the seconds that the command took."""
+    command = [LEADCTL, "--config", str(world.config), "bulk-resend", "--since", "2020-01-01", "--yes", "--quiet",
+               "--json", "--queue", *options]  # fmt: skip
+    with (world.folder / "run.json").open("w+b") as out:
+        spent = run(command, folder=world.folder, stdout=out)
+        out.seek(0)
+        return json.load(out), spent.wall
+
+
+def queued(sizes: Sizes, folder: Path) -> list[Row]:
+    """Row 13."""
+    from leadctl.channels import channel_class
+
+    spec = channel_class("webhooks").spec
+    credentials = [
+        ("webhooks", {**spec.example_data, "url": f"https://crm{number}.example/hooks/leads"}, spec.example_settings)
+        for number in range(ACCOUNTS)
+    ]
+    with _server() as server:
+        world = _with_ledger(build(folder / "world", sizes.leads, credentials), server.new_database())
+        run([LEADCTL, "--config", str(world.config), "queue", "init"], folder=world.folder)
+        document, seconds = _queue(world)
+        number = int(document["outcomes"]["pending"])  # type: ignore[index]
+    rate = number / seconds
+    what = f"{number:,} deliveries to {ACCOUNTS} accounts queued, durable"
+    figure, verdict = f"{rate:,.0f} deliveries/s", at_least(rate, WANTED)
+    return [Row("13", what, f"≥ {WANTED:,} deliveries/s", figure, verdict, f"{seconds:.1f} s, the start included")]
+
+
+def _company(folder: Path, box: Sandbox, server: Server, leads: int) -> World:
+    credentials = [(vendor.name, vendor.credential(), vendor.settings()) for vendor in box.vendors]
+    world = build(folder, leads, credentials, f"[limits]\nscale = {SCALE}\n")
+    for change in (
+        "UPDATE leads SET external_entity_id = 1, external_project_id = NULL",
+        "DELETE FROM project_credentials",
+        "UPDATE entity_credentials SET external_entity_id = 1",
+    ):
+        _execute(world, change)
+    return _with_ledger(world, server.new_database())
+
+
+def _execute(world: World, sql: str) -> None:
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute(sql)
+
+
+def _drained(world: World, server_url: str, workers: int) -> float:
+    """Seconds from the first request to the last with so many workers."""
+    command = [LEADCTL, "--config", str(world.config), "--quiet", "worker"]
+    running = [
+        subprocess.Popen(command, cwd=world.folder, env=environment(Path(__file__).parents[1])) for _ in range(workers)
+    ]
+    try:
+        while query(server_url, "SELECT 1 FROM leadctl_runs WHERE status = 'queued'"):
+            time.sleep(0.05)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    ((first, last),) = query(server_url, "SELECT min(started_at), max(ended_at) FROM leadctl_attempts")
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
+def drained(sizes: Sizes, folder: Path) -> list[Row]:
+    """Row 14."""
+    leads = LEADS if sizes.leads >= LEADS else 10
+    refused = 0
+    admit = SlidingWindow.admit
+
+    def counted(window: SlidingWindow) -> float:
+        nonlocal refused
+        wait = admit(window)
+        refused += wait > 0
+        return wait
+
+    seconds: dict[int, float] = {}
+    with _server() as server, mock.patch.object(SlidingWindow, "admit", counted):
+        for workers in (1, 2, 4):
+            with running_sandbox(["amocrm"] * ACCOUNTS, scale=SCALE) as box:
+                world = _company(folder / f"world-{workers}", box, server, leads)
+                url = world.config.read_text(encoding="utf-8").rpartition('url = "')[2].partition('"')[0]
+                run([LEADCTL, "--config", str(world.config), "queue", "init"], folder=world.folder)
+                _queue(world)
+                seconds[workers] = _drained(world, url, workers)
+                arrived = box.judge.by_lead("amocrm")
+                if set(arrived.values()) != {ACCOUNTS}:
+                    raise RuntimeError(f"{workers} workers: not every lead is at every account once")
+    slowest = max(seconds[2], seconds[4]) / seconds[1]
+    number = ACCOUNTS * leads
+    what = f"{ACCOUNTS} accounts at a quarter of amoCRM's limit, {number:,} deliveries: 2 and 4 workers against one"
+    details = ", ".join(f"{workers}: {value:.1f} s" for workers, value in seconds.items())
+    return [
+        Row("14", what, f"≤ {SLOWER} ×, no 429", f"{slowest:.2f} ×, {refused} × 429",
+            at_most(slowest, SLOWER) if not refused else f"short: {refused} × 429", details)
+    ]  # fmt: skip
+
+
+def fleet(sizes: Sizes, folder: Path) -> list[Row]:
+    """Both rows."""
+    return [*queued(sizes, folder / "queued"), *drained(sizes, folder / "drained")]
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import _USUAL, line
+
+    with tempfile.TemporaryDirectory(prefix="leadctl-bench-") as made:
+        for name in ("queued", "drained"):
+            (Path(made) / name).mkdir()
+        for row in fleet(_USUAL, Path(made)):
+            print(line(row))
+    sys.exit(0)

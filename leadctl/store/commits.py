@@ -91,11 +91,14 @@ class Committer:
             self._committing = True
             transaction.commit()
 
-    def hold_leases(self) -> None:
+    def hold_leases(self) -> str:
         """While nothing is written: nobody shall take over what waits for its answer, because our connection was cut.
-        Where that fails, the next transaction asks again, and fails."""
-        with suppress(LeadctlError):
+        Where that fails, the next transaction asks again, and fails; why, else nothing."""
+        try:
             self._renew_leases()
+        except LeadctlError as error:
+            return error.message
+        return ""
 
     def _renew_leases(self) -> None:
         self._held_at = -inf

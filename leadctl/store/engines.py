@@ -1,6 +1,7 @@
 """Opening databases: URLs, drivers, SQLite's modes, and what a failure means to a person."""
 
 import errno
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.masking import clean
 
 T = TypeVar("T")
+
+#: Drivers raise what fails, and log it too: with nobody to listen that would stand between our own lines on stderr.
+for _name in ("psycopg", "pymysql"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 #: Seconds that a statement waits for another's lock before it is tried again.
 BUSY_TIMEOUT = 5.0

@@ -64,6 +64,9 @@ class LedgerWriter:
         self._written: Mapping[Key, Target] = {}
         self._waiting: deque[Call] = deque()
         self._changed = threading.Condition()
+        #: Where the last call came from, and whether it knows that the ledger is waited for while nothing is written.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._said = False
         self._closing = False
         self._dead: LeadctlError | None = None
         self._thread = threading.Thread(target=self._run, name="leadctl-ledger", daemon=True)
@@ -107,11 +110,18 @@ class LedgerWriter:
                 if jobs := self._take():
                     self._serve(jobs)
                 else:
-                    self._commits.hold_leases()
+                    self._idle()
         except BaseException as error:  # noqa: BLE001 whatever ends the thread, nobody waits for ever
             self._die(error, jobs)
         finally:
             self._commits.close()
+
+    def _idle(self) -> None:
+        """The lanes may stand still for want of a place in a limit, or of their next page: that is said once."""
+        message = self._commits.hold_leases()
+        if message and not self._said:
+            self._say(message)
+        self._said = bool(message)
 
     @property
     def _ended(self) -> bool:
@@ -145,7 +155,8 @@ class LedgerWriter:
         _answer(wanted)
 
     def _commit(self, jobs: Sequence[Call]) -> None:
-        self._commits.run(partial(self._write, jobs), partial(self._say, jobs))
+        self._loop = jobs[0].loop if jobs else self._loop
+        self._commits.run(partial(self._write, jobs), self._say)
         for key, row in self._written.items():
             if row.state is TargetState.SENDING and row.holder == self._holder:
                 self._held[key] = row
@@ -160,12 +171,12 @@ class LedgerWriter:
         group.write(connection)
         self._written = group.rows
 
-    def _say(self, jobs: Sequence[Call], message: str) -> None:
+    def _say(self, message: str) -> None:
         """The lanes stand still: why, in the loop's thread."""
-        if self._observer is not None:
+        if self._observer is not None and self._loop is not None:
             event = RunEvent("ledger_waiting", "warning", {"message": message})
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
-                jobs[0].loop.call_soon_threadsafe(self._observer, event)
+                self._loop.call_soon_threadsafe(self._observer, event)
 
     def _die(self, error: BaseException, jobs: Sequence[Call]) -> None:
         dead = LeadctlError(f"the ledger's writer has stopped ({type(error).__name__})")

@@ -44,7 +44,7 @@ def test_words_are_those_of_the_contract() -> None:
     }  # fmt: skip
     assert {*PlanState} == {"new", "failed", "rejected", "unknown", "incomplete"}
     assert {*SettledBy} == {"lookup", "resend", "accepted", "operator"}
-    assert {*RunStatus} == {"ok", "nothing", "partial", "stopped", "running", "interrupted"}
+    assert {*RunStatus} == {"ok", "nothing", "partial", "stopped", "running", "interrupted", "queued"}
     assert {*ErrorCode} == {
         "lead_not_found", "vendor_rejected", "incomplete", "tries_exhausted", "time_exhausted", "maybe_delivered",
         "credential_refused", "address_not_allowed", "limit_reached", "vendor_down", "run_stopped",

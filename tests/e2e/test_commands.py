@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from leadctl.sandbox.server import Sandbox
 from tests.support.schemas import validate_plan_line
+from tests.support.servers import everywhere
 from tests.support.world import CHANNELS, World
 
 #: What a pipe must never get.
@@ -84,6 +85,7 @@ def test_the_plan_as_lines_and_for_a_person(world: World, box: Sandbox) -> None:
     json.loads(usage.out)
 
 
+@everywhere
 def test_what_is_known_of_runs_and_of_a_lead(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks", "telegram"])
     (lead,) = world.new_leads()
@@ -108,6 +110,7 @@ def test_what_is_known_of_runs_and_of_a_lead(world: World, box: Sandbox) -> None
     assert arrived(box, "webhooks", lead) == [1]
 
 
+@everywhere
 def test_settling_what_is_in_doubt(world: World, box: Sandbox) -> None:
     world.connect(box, ["telegram"])
     there, absent, fine = world.new_leads(3)
@@ -135,6 +138,7 @@ def test_settling_what_is_in_doubt(world: World, box: Sandbox) -> None:
     assert "looked into the chat" in row["attempts"][-1]["answer"]
 
 
+@everywhere
 def test_adopting_what_another_system_has_sent(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks", "telegram"])
     *old, known, new = world.new_leads(5, external_project_id=7)
@@ -294,6 +298,7 @@ def test_a_delay_that_was_cut_is_waited_for_to_its_end_by_the_same_command(world
     assert arrived(box, "webhooks", lead) == [1]
 
 
+@everywhere
 def test_a_forced_send_needs_a_resume_while_one_is_unfinished(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     leads = world.new_leads(2)

@@ -61,3 +61,13 @@ def test_what_is_not_done_by_then_is_left_to_the_next_run(world: World, box: San
     box.faults.clear()
     again = world.run("bulk-resend", *leads, "--json")
     assert (again.code, again.json["outcomes"]["delivered"]) == (0, 30)
+
+
+def test_a_plan_for_a_person_says_how_long_it_would_take(world: World, leads: list[int]) -> None:
+    world.write_config("[limits]\nscale = 1.0\n[limits.webhooks]\nrate = 1\nper = 20\n")
+    said = world.run("plan", *leads)
+    assert said.code == 0
+    assert "at the vendors' limits it takes at least" in said.out
+    (line,) = (line for line in said.out.splitlines() if line.startswith("  webhooks"))
+    assert line.split() == ["webhooks", "6", "min", "30", "requests"]
+    assert "limits" not in world.run("plan", leads[0]).out

@@ -10,6 +10,7 @@ import pexpect
 import pytest
 
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import everywhere
 from tests.support.world import Finished, World, wait_until
 
 #: A bug in a channel, after its request was claimed.
@@ -39,6 +40,7 @@ def error_of(done: Finished, code: int) -> dict[str, Any]:
 # --- 0 and 1 ------------------------------------------------------------------------------------------------------
 
 
+@everywhere
 def test_0_for_delivered_already_delivered_and_nothing_to_send(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks", "amocrm"])
     lead, orphan = *world.new_leads(), *world.new_leads(external_entity_id=None, external_project_id=None)
@@ -56,6 +58,7 @@ def test_0_for_delivered_already_delivered_and_nothing_to_send(world: World, box
     assert "nothing" in nothing.out
 
 
+@everywhere
 def test_1_for_a_lead_that_is_not_there_or_refused_or_out_of_tries_or_incomplete(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     email = {**box.vendor("email").credential(), "to": ["maria@example.org", "refused@example.org"]}
@@ -266,6 +269,7 @@ def test_5_for_a_database_that_does_not_answer(world: World) -> None:
         assert "canary-password" not in json.dumps(error)
 
 
+@everywhere
 def test_6_for_what_only_a_person_can_settle_and_retry_unknown_marks_the_repeat(world: World, box: Sandbox) -> None:
     world.connect(box, ["telegram"])
     (lead,) = world.new_leads()
@@ -313,6 +317,7 @@ def test_7_while_another_process_holds_the_selection(world: World, box: Sandbox)
     assert box.judge.by_lead("webhooks")[str(lead)] == 1
 
 
+@everywhere
 def test_a_killed_holder_is_not_7_and_the_same_command_goes_on_at_once(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     (lead,) = world.new_leads()
@@ -378,6 +383,7 @@ def test_70_for_a_bug_in_one_channel_while_the_others_go_on(world: World, box: S
 # --- several at once ----------------------------------------------------------------------------------------------
 
 
+@everywhere
 def test_4_wins_over_5_over_6_over_1(world: World, box: Sandbox) -> None:
     world.write_config("[send]\npatience = 0.5\n")
     world.connect(box, ["amocrm", "bitrix24", "email", "telegram", "webhooks"])

@@ -184,6 +184,38 @@ def test_names_that_must_be_quoted(url: URL) -> None:
     assert [(one["channel"], one["via"]) for one in lead["deliveries"]] == [("telegram", ["entity", "project"])]
 
 
+def test_leads_that_have_entities_only(url: URL) -> None:
+    metadata = MetaData()
+    columns = {
+        "leads": ("id", "company_id", "phone"), "integrations": ("id", "type", "enabled", "data"),
+        "company_integration": ("company_id", "integration_id"),
+    }  # fmt: skip
+    for name, names in columns.items():
+        texts = {"phone", "type", "data"}
+        Table(name, metadata, *(Column(one, String(99) if one in texts else Integer, primary_key=one == "id",
+                                       autoincrement=False) for one in names))  # fmt: skip
+    rows: Mapping[str, list[tuple[Any, ...]]] = {
+        "leads": [(1, 10, "+79160000001"), (2, None, "+79160000002")],
+        "integrations": [(7, "webhooks", 1, '{"url": "https://hooks.example.com/1"}')],
+        "company_integration": [(10, 7)],
+    }
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        for name, some in rows.items():
+            connection.execute(
+                insert(metadata.tables[name]), [dict(zip(columns[name], row, strict=True)) for row in some]
+            )
+    engine.dispose()
+    document = made(url)
+    assert "project_credentials" in {note["about"] for note in document["unsure"]}
+    assert [[(one["credential_id"], one["via"]) for one in lead["deliveries"]] for lead in document["plan"]] == [
+        [], [(7, ["entity"])]
+    ]  # fmt: skip
+    links = [row["verdict"] for row in doctor(str(CONFIG)) if row["check"] == "mapping links"]
+    assert links == ["ok", "ok"]
+
+
 # -- as a command ----------------------------------------------------------------------------------------------------
 
 

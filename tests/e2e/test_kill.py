@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,18 @@ def _wait(condition: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
+def _known(world: World, channel: str, leads: set[str]) -> list[Any]:
+    """What the ledger says of them, for whoever has to find out why."""
+    few = ", ".join(f"'{lead}'" for lead in sorted(leads)[:5])
+    asked = {
+        "leadctl_targets": "state, settled_by, remote_id, error_code, rev",
+        "leadctl_deliveries": "run_id, outcome, reason, detail",
+        "leadctl_attempts": "run_id, step, outcome, http_status",
+    }
+    where = f"WHERE channel = '{channel}' AND lead_id IN ({few})"
+    return [world.ledger_rows(f"SELECT lead_id, {columns} FROM {table} {where}") for table, columns in asked.items()]
+
+
 @everywhere
 def test_twice_killed_with_faults_every_lead_is_there_exactly_once(
     box: Sandbox, tmp_path: Path, database: Server | None
@@ -62,8 +75,9 @@ def test_twice_killed_with_faults_every_lead_is_there_exactly_once(
             for entry in done.json["errors"]
             if entry["code"] == "maybe_delivered" and entry["channel"] == "telegram"
         }
-        assert done.code in (0, 1, 5, 6), done.err  # 1: three accidents in a row, and surely not there
-        if done.code not in (1, 5):
+        assert done.code in (0, 1, 5, 6), done.err
+        # Failed: three accidents in a row, and surely not there. Exit 6 says more than the 1 of these.
+        if done.code not in (1, 5) and not done.json["outcomes"]["failed"]:
             break
     else:
         pytest.fail("five times the same command, and still something is left")
@@ -71,8 +85,9 @@ def test_twice_killed_with_faults_every_lead_is_there_exactly_once(
     everybody = {str(number) for number in range(1, LEADS + 1)}
     for channel in CERTAIN:
         there = box.judge.by_lead(channel)
-        assert set(there) == everybody, f"{channel} lost {sorted(everybody - set(there))[:5]}"
-        assert not [lead for lead, count in there.items() if count > 1], f"{channel} has leads twice"
+        lost, twice = everybody - set(there), {lead for lead, count in there.items() if count > 1}
+        assert not lost, f"{channel} lost {_known(world, channel, lost)}"
+        assert not twice, f"{channel} has twice {_known(world, channel, twice)}"
     telegram = box.judge.by_lead("telegram")
     assert everybody - set(telegram) <= unknown, "lost, and not said"
     assert {lead for lead, count in telegram.items() if count > 1} <= unknown, "twice, and not said"

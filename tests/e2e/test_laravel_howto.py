@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, inspect
 
 from leadctl.sandbox.server import Sandbox, running_sandbox
+from leadctl.store.engines import parse_url
 from tests.laravel.test_plan import APP_KEY
 from tests.laravel.test_writing import php
 from tests.support.servers import Server, query, query_many, server_of
@@ -65,8 +67,9 @@ def follow(url: str, box: Sandbox, tmp_path: Path) -> None:
         assert (hooks[str(lead)], chats[str(lead)]) == (int(lead not in LOGGED), 1)
     again = world.run("bulk-resend", "--missing", "--since", "30d", "--yes", "--json")
     assert (again.code, again.json["status"]) == (0, "nothing")
-    tables = query(url, "SELECT table_name FROM information_schema.tables WHERE table_name LIKE %s", ("leadctl%",))
-    assert tables == []
+    engine = create_engine(parse_url(url, "url"))
+    assert set(inspect(engine).get_table_names()) == set(TABLES)
+    engine.dispose()
 
 
 def application(server: Server, box: Sandbox) -> str:

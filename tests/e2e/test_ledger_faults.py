@@ -22,7 +22,10 @@ CHANNELS = ("webhooks", "amocrm")
 SLOWLY = "[limits.webhooks]\nrate = 0.3\n[limits.amocrm]\nrate = 0.1\n"
 LEADS = 45
 #: SQLite gives up a lock at once, and what is waited for is said soon.
-SOON = "from leadctl.store import commits, engines\nengines.BUSY_TIMEOUT = 0.05\ncommits.SAID_AFTER = 0.2\n"
+SOON = """
+from leadctl.store import commits, engines
+engines.BUSY_TIMEOUT, commits.SAID_AFTER, commits.LEASES_EVERY = 0.05, 0.2, 0.2
+"""
 #: Nothing is waited for longer than half a second.
 IMPATIENT = f"{SOON}engines.LOCK_PATIENCE = 0.5\n"
 #: After some commits the ledger may not grow by a page.

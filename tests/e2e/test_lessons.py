@@ -32,6 +32,7 @@ import pytest
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
 from tests.support.schemas import validate_plan_line
+from tests.support.servers import everywhere
 from tests.support.world import World, wait_until
 
 #: The ledger's outcome of a send cannot be written any more.
@@ -98,6 +99,7 @@ def test_lessons_02_and_03_no_silent_cap_and_page_order_is_cursor_order(world: W
     assert set(arrived(box, "amocrm", ids)) == {1}
 
 
+@everywhere
 def test_lesson_04_a_bulk_that_was_killed_is_found_without_its_stdin(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     leads = world.new_leads(120)
@@ -204,6 +206,7 @@ def test_lesson_12_two_forced_sends_are_two_sends_both_recorded(world: World, bo
 
 
 @pytest.mark.parametrize("channel", ["webhooks", "amocrm"])
+@everywhere
 def test_lesson_14_an_outcome_that_cannot_be_written_is_unknown_not_lost(
     world: World, box: Sandbox, channel: str
 ) -> None:
@@ -239,6 +242,7 @@ def test_lesson_16_99_of_100_refused_are_99_refused(world: World, box: Sandbox) 
     assert arrived(box, "amocrm", [good, *bad]) == [1] + [0] * 99
 
 
+@everywhere
 def test_lesson_17_batches_before_the_kill_are_recorded(world: World, box: Sandbox) -> None:
     world.connect(box, ["bitrix24"])
     leads = world.new_leads(200)

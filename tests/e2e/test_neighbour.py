@@ -59,37 +59,32 @@ def pair(data: Mapping[str, Any]) -> tuple[str, str]:
 @on_servers
 def test_what_the_application_changes_during_a_refresh_is_kept(world: World, amocrm: AmoCrmVendor) -> None:
     """Between our look at the row and our write; and it still holds its lock when we come to write."""
-    seen: list[Any] = []
-    held: list[float] = []
-
-    def write() -> None:
-        assert world.server is not None
-        seen.extend(world.server.open_transactions(world.url))
-        connection = stack.connection
-        cursor = connection.cursor()
-        cursor.execute("BEGIN")
-        set_key(world, "note", cursor)
-        held.append(time.monotonic())
-        threading.Timer(1.5, lambda: (held.append(time.monotonic()), connection.commit())).start()
-
-    class stack:  # noqa: N801
-        connection: Any
-
-    amocrm.oauth = Watched(write)
-    world.add_credential(11, "amocrm", {**amocrm.oauth_credential(), "kept": [1, None]}, amocrm.settings())
-    amocrm.oauth.expire()
+    assert world.server is not None
+    server, seen, let_go = world.server, [], threading.Event()
     (lead,) = world.new_leads()
-    with connected(world.url) as connection:
-        stack.connection = connection
+    with connected(world.url) as connection, closing(connection.cursor()) as cursor:
+
+        def write() -> None:
+            seen.extend(server.open_transactions(world.url))
+            cursor.execute("BEGIN")
+            set_key(world, "note", cursor)
+            threading.Timer(1.5, commit).start()
+
+        def commit() -> None:
+            let_go.set()
+            connection.commit()
+
+        amocrm.oauth = Watched(write)
+        world.add_credential(11, "amocrm", {**amocrm.oauth_credential(), "kept": [1, None]}, amocrm.settings())
+        amocrm.oauth.expire()
         done = world.run("resend", lead, "--json", patch=SOON)
-        ended = time.monotonic()
+        assert let_go.is_set(), "it was waited for"
     assert (done.code, done.outcomes) == (0, {11: "delivered"}), done.err
     data = world.data_of(11)
     assert (data["note"], data["kept"]) == ("theirs", [1, None])
     assert pair(data) == (amocrm.oauth.access_token, amocrm.oauth.refresh_token)
     assert amocrm.oauth.refreshed == 1
     assert seen == [], "a transaction is open while the vendor is waited for"
-    assert ended > held[1], "it was waited for"
     assert amocrm.judge.by_lead("amocrm")[str(lead)] == 1
 
 
@@ -216,8 +211,6 @@ def test_everything_works_with_a_ledger_elsewhere(apart: World, box: Sandbox) ->
     done = apart.run("bulk-resend", *leads, "--yes", "--json")
     assert done.code == 0, done.err
     assert (done.json["outcomes"]["delivered"], done.json["outcomes"]["already_delivered"]) == (8, 2)
-    again = apart.run("bulk-resend", *leads, "--yes", "--json")
-    assert (again.code, again.json["outcomes"]["already_delivered"]) == (0, 10)
     for channel in CHANNELS:
         assert [box.judge.by_lead(channel)[str(lead)] for lead in leads] == [1] * 5
     shown = apart.run("runs", "show", done.json["run_id"], "--json")

@@ -1,9 +1,11 @@
 """``leadctl runs purge`` as it is typed."""
 
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import everywhere
 from tests.support.world import World
 
 
+@everywhere
 def test_runs_purge(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks", "telegram"])
     sent, doubtful = world.new_leads(2)

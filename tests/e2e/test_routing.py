@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import everywhere
 from tests.support.world import World
 
 
@@ -58,13 +59,14 @@ def test_every_reason_of_a_skip_in_one_plan(world: World, box: Sandbox) -> None:
     assert sent.outcomes == {1: "delivered", **dict.fromkeys(expected, "skipped")}
 
 
+@everywhere
 def test_ids_that_are_null_match_nothing_and_deleted_rows_do_not_exist(world: World, box: Sandbox) -> None:
     for table in ("leads", "credentials", "entity_credentials", "project_credentials"):
         world.execute(f"ALTER TABLE {table} ADD COLUMN deleted_at TEXT")
     hook = box.vendor("webhooks").credential()
     for number, method in enumerate(("POST", "PUT", "PATCH"), 1):
         world.execute(
-            "INSERT INTO credentials (id, type, name, enabled, data) VALUES (?, 'webhooks', ?, 1, ?)",
+            "INSERT INTO credentials (id, type, name, enabled, data) VALUES (?, 'webhooks', ?, true, ?)",
             number, method, json.dumps({**hook, "method": method}),
         )  # fmt: skip
     world.execute("INSERT INTO entity_credentials (external_entity_id, credentials_id) VALUES (NULL, 1), (5, 2)")
@@ -99,6 +101,7 @@ def test_a_database_with_only_the_required_columns(world: World, box: Sandbox) -
     assert arrived(box, "webhooks", "L-7f") == [1]  # type: ignore[arg-type]
 
 
+@everywhere
 def test_proof_belongs_to_the_destination(world: World, box: Sandbox) -> None:
     first, second = (vendor.credential() for vendor in box.vendors if vendor.name == "webhooks")
     world.add_credential(11, "webhooks", first)
@@ -123,6 +126,7 @@ def test_proof_belongs_to_the_destination(world: World, box: Sandbox) -> None:
     assert arrived(box, "webhooks", lead) == [3]
 
 
+@everywhere
 def test_a_rejected_one_goes_again_when_it_is_named_or_changed(world: World, box: Sandbox) -> None:
     world.connect(box, ["webhooks"])
     (lead,) = world.new_leads(external_project_id=77)

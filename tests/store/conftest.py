@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,11 @@ def public_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, leads: Path) -> Place:
+def place(request: pytest.FixtureRequest, leads: Path) -> Iterator[Place]:
     """Leads whose ledger is a SQLite file, or a new database of a server. ``on_sqlite`` leaves the servers out."""
     server = server_of(request, request.param)
-    return Place(leads, server.new_database() if server else None)
+    with server.database() if server else nullcontext() as url:
+        yield Place(leads, url)
 
 
 @pytest.fixture

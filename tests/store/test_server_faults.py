@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event, make_url
 
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
+from leadctl.domain.events import Event, RunEvent
 from leadctl.domain.outcomes import Outcome, TargetState
 from leadctl.domain.ports import Granted, Record
 from leadctl.store import commits, engines
@@ -67,8 +68,8 @@ class Remote:
 def remote(request: pytest.FixtureRequest, leads: Path) -> Iterator[Remote]:
     server = server_of(request, request.param)
     assert server is not None
-    near = server.new_database()
     with ExitStack() as stack:
+        near = stack.enter_context(server.database())
         wire = stack.enter_context(running_wire(server.port))
         url = server.url(make_url(near).database or "", port=wire.port)
         store = stack.enter_context(opened_ledger(leads, ledger=url))
@@ -257,6 +258,28 @@ def test_where_another_process_took_our_lock_we_end(remote: Remote, monkeypatch:
         assert another.holder_info("run-1") == {"who": "they"}
         theirs.release()
         assert isinstance(remote.claim(1), Granted)
+
+
+def test_an_outage_is_said_while_nothing_is_written(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lanes wait for places in a limit, say; once, however long it lasts."""
+    monkeypatch.setattr(commits, "LEASES_EVERY", 0.05)
+    said: list[Event] = []
+
+    async def main() -> None:
+        writer = LedgerWriter(remote.store, remote.leases, remote.holder, observer=said.append)
+        try:
+            await writer.claim(RUN, [intent(1)])
+            for outage in (1, 2):
+                timer = remote.away(0.4)
+                await asyncio.to_thread(timer.join)
+                await asyncio.to_thread(wait_until, lambda: remote.leases.is_alive(remote.holder))
+                await asyncio.sleep(0.1)
+                assert len(said) == outage
+        finally:
+            await asyncio.to_thread(writer.close)
+
+    asyncio.run(main())
+    assert all(isinstance(event, RunEvent) and "does not answer" in event.fields["message"] for event in said)
 
 
 def end_the_locks_connection(remote: Remote) -> None:

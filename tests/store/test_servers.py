@@ -1,6 +1,8 @@
 """PostgreSQL and MariaDB as a ledger finds them: what a session sets, what texts survive, who waits for whom."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def an_engine(url: str) -> Iterator[Engine]:
 # --- what a session sets -------------------------------------------------------------------------------------------
 
 
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "postgresql": {
         "transaction_isolation": "read committed", "lock_timeout": "5s", "client_encoding": "UTF8",
         "idle_in_transaction_session_timeout": "1min",
@@ -59,7 +61,7 @@ _SETTINGS = {
 
 
 def test_isolation_and_time_outs_are_set_on_purpose(server: Server) -> None:
-    wanted: dict[str, Any] = _SETTINGS[server.kind]
+    wanted = _SETTINGS[server.kind]
     ask = "@@{}" if server.kind == "mariadb" else "current_setting('{}')"
     question = text("SELECT " + ", ".join(map(ask.format, wanted)))
     with an_engine(server.new_database()) as engine:
@@ -244,6 +246,13 @@ def test_behind_a_pooler_that_changes_connections_nothing_is_locked(server: Serv
     assert "session mode" in caught.value.hint
     with an_engine(url) as engine, engine.connect() as connection:
         assert connection.execute(select(meta)).all() == []
+
+
+def test_what_a_driver_logs_does_not_stand_between_our_lines() -> None:
+    """psycopg warns of a pipeline that was cut; what follows is raised."""
+    speak = "import logging, leadctl.store.engines; logging.getLogger('psycopg').warning('the connection is lost')"
+    done = subprocess.run([sys.executable, "-c", speak], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 # --- what a failure means ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Row 12: claim and record of the ledger's writer, each durable, on SQLite."""
+"""Row 12: claim and record of the ledger's writer, each durable, on SQLite and on a PostgreSQL of our own."""
 
 import asyncio
 import sqlite3
@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from benchmarks.measuring import Ratio, Row, Sizes, at_least, in_turn
 from benchmarks.world import World, build, every_channel
+from tests.support.servers import Server, require_postgresql, running_postgresql
 
 if TYPE_CHECKING:
     from leadctl.domain.ports import Intent, Record
@@ -25,6 +28,7 @@ FEW_IN_FLIGHT = 4
 _NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 _DESTINATION = "webhooks:0123456789abcdef01234567"
 _CREDENTIAL = 1
+_DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 
 
 def claims(sizes: Sizes, folder: Path) -> list[Row]:
@@ -33,14 +37,19 @@ def claims(sizes: Sizes, folder: Path) -> list[Row]:
     growth: list[float] = []
 
     def many() -> float:
-        rate, size = _measured(world, sizes.ledger, IN_FLIGHT)
-        growth.append(size)
+        empty = _size(_emptied(world))
+        rate = _measured(world, sizes.ledger, IN_FLIGHT)
+        growth.append((_size(world.ledger) - empty) / sizes.ledger)
         return rate
+
+    def some() -> float:
+        _emptied(world)
+        return _measured(world, max(FEW_IN_FLIGHT, sizes.ledger // 8), FEW_IN_FLIGHT)
 
     ours, few, bare = in_turn(
         sizes.rounds,
         many,
-        lambda: _measured(world, max(FEW_IN_FLIGHT, sizes.ledger // 8), FEW_IN_FLIGHT)[0],
+        some,
         lambda: _plain(folder / "plain.db", sizes.ledger),
     )
     rate, ratio = statistics.median(ours), Ratio.of(ours, bare)
@@ -51,7 +60,30 @@ def claims(sizes: Sizes, folder: Path) -> list[Row]:
             f"{FEW_IN_FLIGHT} in flight: {statistics.median(few):,.0f}/s"),
         Row("12", "its growth, run, target and attempt together", "stated",
             f"{statistics.median(growth):,.0f} bytes a delivery", "stated"),
+        _on_postgresql(sizes, folder),
     ]  # fmt: skip
+
+
+def _on_postgresql(sizes: Sizes, folder: Path) -> Row:
+    what, target = f"ledger: claim and record, {IN_FLIGHT} in flight, PostgreSQL, which writes to its disk", "≥ 2,000/s"
+    try:
+        require_postgresql()
+    except pytest.skip.Exception as missing:
+        return Row("12", what, target, "", "not measured", str(missing))
+    rates = []
+    with running_postgresql(*_DURABLE) as url:
+        server = Server("postgresql", int(url.rpartition(":")[2]))
+        for number in range(sizes.rounds):
+            world = build(folder / f"postgresql{number}", 1, every_channel(1))
+            settings = f'[ledger]\nurl = "{server.new_database()}"\n'
+            world.config.write_text(world.config.read_text() + settings)
+            _emptied(world)
+            rates.append(_measured(world, sizes.ledger, IN_FLIGHT))
+    rate = statistics.median(rates)
+    return Row(
+        "12", what, target, f"{rate:,.0f}/s ({min(rates):,.0f}–{max(rates):,.0f})", at_least(rate, 2000.0),
+        "version 15, on this machine",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -60,7 +92,6 @@ def _opened(world: World) -> Iterator["tuple[LedgerStore, LedgerWriter]"]:
     from leadctl.settings import load_settings
     from leadctl.store.writer import LedgerWriter
 
-    world.forget()
     with open_app(load_settings(str(world.config), {}), create_ledger=True) as app:
         writer = LedgerWriter(app.ledger, app.leases, app.leases.open_holder(), secrets=app.secrets)
         try:
@@ -69,12 +100,18 @@ def _opened(world: World) -> Iterator["tuple[LedgerStore, LedgerWriter]"]:
             writer.close()
 
 
-def _measured(world: World, count: int, in_flight: int) -> tuple[float, float]:
-    """Deliveries a second, and bytes of the file a delivery."""
+def _emptied(world: World) -> Path:
+    """A ledger in which nothing stands; the file of one that is a file."""
+    world.forget()
+    with _opened(world):
+        return world.ledger
+
+
+def _measured(world: World, count: int, in_flight: int) -> float:
+    """Deliveries a second."""
     from leadctl.domain.outcomes import Outcome
 
     with _opened(world) as (ledger, writer):
-        empty = _size(world.ledger)
         run_id = _planned(ledger, count)
         pairs = iter([(_intent(number), _record(number)) for number in range(count)])
 
@@ -92,7 +129,7 @@ def _measured(world: World, count: int, in_flight: int) -> tuple[float, float]:
         outcomes = ledger.outcome_counts(run_id)
     if outcomes != {("webhooks", Outcome.DELIVERED): count}:
         raise RuntimeError(f"{count} deliveries were to be recorded: {outcomes}")
-    return count / seconds, (_size(world.ledger) - empty) / count
+    return count / seconds
 
 
 def _size(path: Path) -> int:

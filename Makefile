@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql mariadb-server \
-  php-cli php-sqlite3 php-pgsql php-mysql php-illuminate-database php-illuminate-encryption
+  iproute2 php-cli php-sqlite3 php-pgsql php-mysql php-illuminate-database php-illuminate-encryption
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check mutants soak bench generate format system clean
@@ -45,7 +45,7 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 # What the tests try for real: a mail server, two database servers, Laravel and three shells. As root on Debian they
 # are installed; elsewhere the tests that need a missing one say so.
 system:
-	@missing=; for tool in postfix saslpasswd2 zsh fish bash initdb mariadbd mariadb-install-db php; do \
+	@missing=; for tool in postfix saslpasswd2 zsh fish bash initdb mariadbd mariadb-install-db php ip; do \
 	  PATH="$$PATH:/usr/sbin:/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -d /usr/share/php/Illuminate/Encryption ] || missing="$$missing laravel"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

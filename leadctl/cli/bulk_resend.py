@@ -55,7 +55,7 @@ def bulk_resend(
     with context.application(create_ledger=not how.dry_run) as app:
         request = SendRequest(
             command="bulk-resend",
-            leads=missing_selection(context, selection, app.db.lead_id, forced=how.force),
+            leads=missing_selection(context, selection, app.db.lead_id, forced=how.force, queued=queued is not None),
             selectors=chosen,
             delay=delay,
             force_reason=reason,

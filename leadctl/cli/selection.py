@@ -97,9 +97,12 @@ def lead_selection(context: Context, options: SelectionOptions, coerce: Coerce) 
 
 
 def missing_selection(
-    context: Context, options: MissingOptions, coerce: Coerce, *, forced: bool = False
+    context: Context, options: MissingOptions, coerce: Coerce, *, forced: bool = False, queued: bool = False
 ) -> "LeadSelection":
-    """:func:`lead_selection`, or with ``--missing`` those of them that lack something. Raises ConfigError."""
+    """:func:`lead_selection`, or with ``--missing`` those of them that lack something. Raises ConfigError.
+
+    ``queued``: it is for the queue, and what is in there already is not missing.
+    """
     if options.first_run and not options.missing:
         raise ConfigError("--first-run is about --missing, which is not given")
     if options.missing and options.since is None and options.max_age is None:
@@ -108,7 +111,12 @@ def missing_selection(
         )
     if options.missing and forced:
         raise ConfigError("--missing sends what is not proven, --force sends again what is: use one of them")
-    return replace(lead_selection(context, options, coerce), missing=options.missing, first_run=options.first_run)
+    return replace(
+        lead_selection(context, options, coerce),
+        missing=options.missing,
+        unless_queued=options.missing and queued,
+        first_run=options.first_run,
+    )
 
 
 def _times(options: SelectionOptions) -> tuple[tuple[str, str | None], ...]:

@@ -1,7 +1,7 @@
 """The plan: what would be sent for which lead. ``plan``, ``--dry-run`` and the real run use this one path."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
     from leadctl.store.deliverylog import LoggedRow
 
+#: Why ``--missing`` leaves out what a queued run has not sent yet.
+QUEUED = "it is in the queue, and workers will send it"
 #: Leads that are planned together: one query each for heads, targets and, where needed, the leads' texts.
 PAGE = 1000
 
@@ -161,14 +163,15 @@ class Planning:
         shapes = [self._shape(head.external_entity_id, head.external_project_id) for head in heads]
         ids = [head.id for head in heads]
         known, logged = self._known(ids), self._logbook.of(ids)
+        queued = self._app.ledger.queued_among(ids) if self._selection.unless_queued else {}
         leads, restored_at = self._texts(heads, shapes, known), self._app.ledger.restored_at
         fresh: list[tuple[LeadHead, Shape]] = []
         entries: list[Entry] = []
         for head, shape in zip(heads, shapes, strict=True):
             lead = leads.get(head.id)
-            rows, log = known.get(head.id, ()), logged.get(head.id, ())
-            if rows or log or is_forgotten(restored_at, head.created_at, None) or (lead and lead.problem):
-                entries.append((head.id, self._plan_lead(head, shape.routing, rows, lead, log)))
+            rows, log, waiting = known.get(head.id, ()), logged.get(head.id, ()), queued.get(str(head.id), ())
+            if rows or log or waiting or is_forgotten(restored_at, head.created_at, None) or (lead and lead.problem):
+                entries.append((head.id, self._plan_lead(head, shape.routing, rows, lead, log, waiting)))
             else:
                 fit = self._judged(shape, lead) if lead else shape
                 fresh.append((head, fit))
@@ -210,11 +213,15 @@ class Planning:
         known: Sequence[Target],
         lead: Lead | None,
         logged: "Sequence[LoggedRow]",
+        waiting: Collection[str],
     ) -> LeadPlan:
         deliveries: list[PlannedDelivery] = []
         already: list[PlannedDelivery] = []
         skips = list(routing.skips)
         for route, via in routing.routes:
+            if str(route.account.credential_id) in waiting:
+                skips.append(Skip(route.account, SkipReason.NOT_SELECTED, QUEUED, via, route.destination.target))
+                continue
             planned = self._plan_delivery(head, route, via, known, lead, logged)
             if isinstance(planned, Skip):
                 skips.append(planned)

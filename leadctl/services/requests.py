@@ -41,6 +41,8 @@ class LeadSelection:
     by_name: bool = True
     #: Only leads that something is to be sent for.
     missing: bool = False
+    #: Of these, what workers have in their queue already is not missing.
+    unless_queued: bool = False
     #: A person says that nothing was sent before the first run.
     first_run: bool = False
     #: Ids among ``ids`` that an earlier plan of the same run has left out.

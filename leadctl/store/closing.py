@@ -41,6 +41,24 @@ class ClosingTables(LedgerBase):
         statement = select(runs.c.id).where(*own, runs.c.status == RunStatus.QUEUED.value).order_by(runs.c.id)
         return [run_id for (run_id,) in self._read(statement)]
 
+    def queued_among(self, lead_ids: Sequence[LeadId]) -> dict[str, set[str]]:
+        """lead → credentials, both as text: what queued runs have not sent yet."""
+        found: dict[str, set[str]] = {}
+        for some in pages([str(identity) for identity in lead_ids]):
+            statement = (
+                select(deliveries.c.lead_id, deliveries.c.credential_id)
+                .join(runs, runs.c.id == deliveries.c.run_id)
+                .where(
+                    runs.c.source == self.source,
+                    runs.c.status == RunStatus.QUEUED.value,
+                    deliveries.c.outcome == Outcome.PENDING.value,
+                    deliveries.c.lead_id.in_(some),
+                )
+            )
+            for lead_id, credential_id in self._read(statement):
+                found.setdefault(lead_id, set()).add(credential_id)
+        return found
+
     def supersede_run(self, run_id: str, by: str, at: datetime) -> None:
         """A later run of the same selection took over: this one stopped for good."""
         values = {"status": RunStatus.STOPPED.value, "exit_code": 5, "finished_at": to_text(at), "superseded_by": by}

@@ -1,17 +1,19 @@
 """What is missing: routing less what ledger and the application's log prove; and who may say so."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from leadctl.cli.confirm import question_text
 from leadctl.domain.errors import ConfigError, NothingSelected
 from leadctl.domain.events import Event, RunEvent
 from leadctl.domain.model import LeadId, LeadPlan
-from leadctl.domain.outcomes import RunStatus, TargetState
+from leadctl.domain.outcomes import Outcome, RunStatus, TargetState
 from leadctl.services import planning as planning_module
 from leadctl.services.bootstrap import App
 from leadctl.services.missing import missing_event, missing_line
@@ -23,7 +25,8 @@ from leadctl.services.settling import adopt
 from leadctl.services.shapes import lead_plan_json
 from leadctl.services.stopping import StopSwitch
 from leadctl.store.leads import load_leads
-from leadctl.store.rows import RunRow
+from leadctl.store.rows import ItemRow, RunRow
+from leadctl.store.schema import runs
 from tests.cli.support import world as cli_world
 from tests.services.ledgers import TELEGRAM, WEBHOOKS, leave, make_world, opened, planned
 from tests.support.world import World
@@ -351,3 +354,33 @@ def test_what_is_missing_is_another_selection() -> None:
         return selection_digest(SendRequest("bulk-resend", LeadSelection(since=SINCE, **more)))
 
     assert name() != name(missing=True) == name(missing=True, first_run=True)
+
+
+# --- what workers have in their queue -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "left"),
+    [
+        (Outcome.PENDING, RunStatus.QUEUED, {1: {12: "new"}, 2: {11: "new", 12: "new"}, 3: {11: "new", 12: "new"}}),
+        (Outcome.UNPROCESSED, RunStatus.QUEUED, None),
+        (Outcome.PENDING, RunStatus.INTERRUPTED, None),
+    ],
+)
+def test_what_is_in_the_queue_is_not_missing(
+    world: World, outcome: Outcome, status: RunStatus, left: dict[LeadId, dict[Any, str]] | None
+) -> None:
+    whole = {lead: {11: "new", 12: "new"} for lead in (1, 2, 3)}
+    with opened(world) as app:
+        run = app.ledger.new_run("bulk-resend", "digest", now=datetime(2026, 11, 24, tzinfo=UTC))
+        item = ItemRow(seq=0, lead_id=1, channel="webhooks", credential_id=11, destination="x", outcome=outcome)
+        app.ledger.add_items(run.id, [item])
+        app.ledger.set_counts(run.id, 1, 0)
+        with app.ledger.writing.begin() as connection:
+            connection.execute(update(runs).where(runs.c.id == run.id).values(status=status.value))
+        found = plans(app, replace(MISSING, unless_queued=True))
+        assert {lead: open_at(plan) for lead, plan in found.items()} == (left or whole)
+        assert {lead: open_at(plan) for lead, plan in plans(app, MISSING).items()} == whole
+        if left:
+            (skip,) = found[1].skipped
+            assert (str(skip.reason), skip.account.credential_id) == ("not_selected", 11)

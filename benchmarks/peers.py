@@ -94,6 +94,18 @@ def _keeping(url: str, size: str) -> Iterator[Callable[[int], None]]:
         connection.close()
 
 
+def apprise_loop(url: str, count: str, size: str) -> None:
+    """Apprise's library as its README has it: one object, a notification at a time. Runs in the Python that has it."""
+    from importlib import import_module
+
+    sender = import_module("apprise").Apprise()
+    sender.add(url.replace("http://", "json://"))
+    filler = "x" * max(0, int(size) - 150)
+    for number in range(int(count)):
+        if not sender.notify(title="lead", body=f"{number:09d} {filler}"):
+            raise SystemExit(f"notification {number} failed")
+
+
 def smtp_loop(host: str, port: str, username: str, password: str, count: str, connections: str, size: str) -> None:
     """The bare mail loop: kept connections, a text made before, its Message-ID new."""
     import asyncio
@@ -141,7 +153,7 @@ def fast_bitrix24(url: str, count: str) -> None:
 
 PEERS: Mapping[str, Callable[..., None]] = {
     "scan": scan, "aiohttp": aiohttp_loop, "jobs": job_loop, "queue": queue_worker,
-    "smtp": smtp_loop, "bitrix24": fast_bitrix24,
+    "apprise": apprise_loop, "smtp": smtp_loop, "bitrix24": fast_bitrix24,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Receiver:
         account = self.account
         account.times.append(time.perf_counter())
         account.by_host.setdefault(host, []).append(account.times[-1])
-        account.ids.add(request.headers["webhook-id"])
+        account.ids.add(request.headers.get("webhook-id") or body.decode())  # Apprise's texts are numbered
         account.size += len(body)
         return web.Response(status=204)
 

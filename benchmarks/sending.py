@@ -1,6 +1,7 @@
 """Row 5: a bulk run to one webhook receiver that answers at once, beside bare loops."""
 
 import json
+import os
 import statistics
 import subprocess
 import urllib.request
@@ -12,6 +13,8 @@ from typing import Any
 from benchmarks.measuring import LEADCTL, PYTHON, ROOT, Ratio, Row, Sizes, Spent, at_least, environment, in_turn, run
 from benchmarks.world import World, build
 
+#: A Python that has Apprise (``python -m venv …; pip install apprise``); without it that peer is left out.
+APPRISE = "LEADCTL_BENCH_APPRISE"
 #: No limit of ours shall be in the way: 1,000/s is the most that may be set, times a scale for test servers.
 _LIMITS = "[limits]\nscale = 20.0\n[limits.webhooks]\nrate = 1000\n"
 
@@ -75,9 +78,13 @@ class _Sides:
             old.unlink()
         return self._peer("queue", self._size, self._world.folder / "jobs.db")
 
-    def _peer(self, name: str, *more: object) -> float:
+    def apprise(self) -> float:
+        return self._peer("apprise", self._size, python=os.environ[APPRISE])
+
+    def _peer(self, name: str, *more: object, python: str = PYTHON) -> float:
         """With bodies of the size that leadctl has sent."""
-        command = [PYTHON, "-m", "benchmarks.peers", name, self._url, str(self._count), *map(str, more)]
+        peers = str(Path(__file__).with_name("peers.py"))
+        command = [python, peers, name, self._url, str(self._count), *map(str, more)]
         return float(self._measured(name, command)["rate"])
 
     def _measured(self, name: str, command: Sequence[str]) -> dict[str, Any]:
@@ -103,6 +110,7 @@ def bulk(sizes: Sizes, folder: Path) -> list[Row]:
         world = build(folder / "bulk", sizes.bulk, [credential], _LIMITS)
         sides = _Sides(url, world, sizes.bulk, spec.concurrency)
         ours, bare, queue, jobs = in_turn(sizes.rounds, sides.leadctl, sides.aiohttp, sides.queue, sides.jobs)
+        apprise = _to_apprise(sizes, sides)
     to_bare, to_queue, to_jobs = (Ratio.of(ours, theirs) for theirs in (bare, queue, jobs))
     rates = [statistics.median(side) for side in (ours, bare, queue, jobs)]
     whole = ", ".join(f"{sides.whole(name):,.0f}/s" for name in ("leadctl", "aiohttp", "queue", "jobs"))
@@ -116,4 +124,15 @@ def bulk(sizes: Sizes, folder: Path) -> list[Row]:
         Row("5", "the same, to that loop without its table: jobs cost nothing", "≥ 2 ×",
             str(to_jobs), at_least(to_jobs.value, 2.0),
             f"{rates[0]:,.0f}/s to {rates[3]:,.0f}/s; whole commands, start and plan included: {whole}"),
+        apprise,
     ]  # fmt: skip
+
+
+def _to_apprise(sizes: Sizes, sides: _Sides) -> Row:
+    what = "the same, to Apprise's library, a notification at a time"
+    if APPRISE not in os.environ:
+        return Row("5", what, "≥ 5 ×", "–", "not measured", f"name a Python that has it in {APPRISE}")
+    ours, theirs = in_turn(sizes.rounds, sides.leadctl, sides.apprise)
+    ratio = Ratio.of(ours, theirs)
+    rates = f"{statistics.median(ours):,.0f}/s to {statistics.median(theirs):,.0f}/s"
+    return Row("5", what, "≥ 5 ×", str(ratio), at_least(ratio.value, 5.0), rates)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import crowd, growth, ledger, planning, resuming, sending, starting, vendors
+from benchmarks import crowd, fleet, growth, ledger, planning, resuming, sending, starting, vendors
 from benchmarks.measuring import Row, Sizes
 
 #: Row of the issue → what measures it.
@@ -29,6 +29,7 @@ SUITES: Mapping[str, Callable[[Sizes, Path], list[Row]]] = {
     "10": crowd.trouble,
     "11": resuming.resumed,
     "12": ledger.claims,
+    "13": fleet.fleet,
 }
 _LEADS = 100_000
 _USUAL = Sizes(rounds=3, starts=10, leads=_LEADS, credentials=3000, bulk=2000, ledger=6000, every_command=True)

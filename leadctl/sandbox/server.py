@@ -131,9 +131,7 @@ def _render_page(box: Sandbox) -> str:
 
 
 @contextmanager
-def running_sandbox(
-    names: Sequence[str] | None = None, *, scale: float = 1.0, host: str = HOST
-) -> Iterator[Sandbox]:
+def running_sandbox(names: Sequence[str] | None = None, *, scale: float = 1.0, host: str = HOST) -> Iterator[Sandbox]:
     """A sandbox in a thread of its own, for tests and the demo: real sockets, usable from subprocesses."""
     box = Sandbox(scale=scale, host=host)
     loop = asyncio.new_event_loop()

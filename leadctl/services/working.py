@@ -23,6 +23,7 @@ from leadctl.domain.model import CredentialId
 from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.domain.ports import Claim, Intent, ItemOutcome, Ledger, Record
 from leadctl.services.carrying import close_parked, open_engine
+from leadctl.services.looking import Looks
 from leadctl.services.loops import in_own_loop
 from leadctl.services.queueing import Fleet, Report, close_run, sync
 from leadctl.services.requests import SendRequest
@@ -135,6 +136,7 @@ class Worker:
         finally:
             watching.cancel()
             ended = await asyncio.gather(watching, return_exceptions=True)
+            await carrier.looks.give_up()
             await asyncio.to_thread(writer.close)
         if carrier.broken is not None:
             raise carrier.broken
@@ -202,13 +204,14 @@ class _Carrier:
         self._engines: dict[str, Engine] = {}
         self._cancelled: set[str] = set()
         self._limiters: dict[tuple[float, bool], Limiter] = {}
+        self.looks = Looks(app, fleet.rows, writer, self._limiter, listener, worker)
         self.halted = asyncio.Event()
         #: Why nothing goes on here, although nobody asked for a stop.
         self.broken: DatabaseUnreachable | None = None
 
     @property
     def busy(self) -> bool:
-        return self._under_way > 0
+        return self._under_way > 0 or self.looks.busy
 
     def halt(self) -> None:
         """Take nothing more, and drain what is under way."""
@@ -364,6 +367,7 @@ class _Carrier:
             row = self._app.ledger.run(run_id)
             fields = {"run_id": run_id, "status": row.status.value, "exit_code": row.exit_code} if row else {}
             self._listener(RunEvent("run_finished", "info", fields), {"worker": self._worker})
+            self.looks.begin(run_id)
 
     def _place(self, key: str) -> dict[str, Any]:
         run_id, _, no = key.rpartition(":")

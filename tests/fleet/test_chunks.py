@@ -2,102 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from leadctl.domain.errors import ConfigError
-from leadctl.domain.events import Event, RunEvent
 from leadctl.fleet.memory_queue import MemoryQueue
-from leadctl.sandbox.server import Sandbox, running_sandbox
-from leadctl.services import queueing, working
-from leadctl.services.bootstrap import App, open_app
-from leadctl.services.inspecting import run_report
 from leadctl.services.queueing import Fleet, cancel, chunks_of, listing, metrics, prune, sync
 from leadctl.services.requests import LeadSelection, Queueing, SendRequest
 from leadctl.services.resending import resume, send
 from leadctl.services.stopping import StopSwitch
-from leadctl.services.working import AGAIN, MOST_TRIES, Worker, WorkerOptions
-from leadctl.settings import load_settings
-from leadctl.store.chunks import ChunkRows, ChunkState
+from leadctl.services.working import AGAIN, MOST_TRIES
+from leadctl.store.chunks import ChunkState
+from tests.fleet.desks import SCALE, Desk
 from tests.support.schemas import validate
-from tests.support.servers import Server
-from tests.support.world import World
-
-SCALE = 100.0
-
-
-@pytest.fixture(scope="module")
-def vendors() -> Iterator[Sandbox]:
-    with running_sandbox(["webhooks", "telegram", "amocrm"], scale=SCALE) as box:
-        yield box
-
-
-@dataclass
-class Desk:
-    """A company with its queue in memory."""
-
-    world: World
-    box: Sandbox
-    app: App
-    fleet: Fleet
-    events: list[tuple[RunEvent, dict[str, Any]]] = field(default_factory=list)
-
-    def queue(self, leads: list[int], *, seconds: float = 10.0, **how: Any) -> str:
-        request = SendRequest(
-            "bulk-resend", LeadSelection(leads), queueing=Queueing("integrations", seconds=seconds), **how
-        )
-        document = send(self.app, request, confirm=lambda _: None, observer=lambda _: None, stop=StopSwitch())
-        validate(document)
-        return str(document["run_id"])
-
-    def listen(self, event: Event, place: Any) -> None:
-        if isinstance(event, RunEvent):
-            self.events.append((event, dict(place)))
-
-    def work(self, stop: StopSwitch | None = None, **options: Any) -> int:
-        """A worker, until nothing may be begun."""
-        wanted = WorkerOptions("integrations", once=True, **options)
-        return Worker(self.app, self.fleet, wanted, self.listen, stop or StopSwitch()).run()
-
-    def report(self, run_id: str) -> dict[str, Any]:
-        document = run_report(self.app, run_id)
-        validate(document)
-        return document
-
-    def ended(self, run_id: str) -> tuple[str, int | None]:
-        document = self.report(run_id)
-        return document["status"], document["exit_code"]
-
-    def said(self, name: str) -> list[dict[str, Any]]:
-        return [{**event.fields, **place} for event, place in self.events if event.name == name]
-
-
-@pytest.fixture
-def found(
-    tmp_path: Path, postgresql: Server, vendors: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Desk]]:
-    """Makes a company with these channels."""
-    opened: list[App] = []
-    monkeypatch.setattr(working, "TICK", 0.05)
-
-    def make(*channels: str, config: str = "") -> Desk:
-        world = World(tmp_path / "world", scale=SCALE, server=postgresql, config=config)
-        world.connect(vendors, channels)
-        app = open_app(load_settings(str(world.folder / "leadctl.toml"), {}), create_ledger=True)
-        opened.append(app)
-        fleet = Fleet(ChunkRows(app.ledger), MemoryQueue())
-        monkeypatch.setattr(queueing, "open_fleet", lambda app, ready=True: fleet)
-        return Desk(world, vendors, app, fleet)
-
-    yield make
-    for app in opened:
-        app.close()
-    vendors.faults.clear()
 
 
 @contextmanager

@@ -8,6 +8,9 @@ import pytest
 from tests.fleet.fleets import HEARTBEAT, Company, Process, counting_refusals
 from tests.support.world import wait_until
 
+#: Seconds that a worker is frozen: many times the heartbeat.
+FROZEN = 15.0
+
 
 def begun(worker: Process) -> bool:
     """Whether the worker has chunks in hand."""
@@ -49,6 +52,7 @@ def test_a_killed_worker(company: Company) -> None:
 
 def test_a_frozen_worker(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is robbed of its chunks, and goes on with them when it thaws: no delivery comes twice, no limit breaks."""
+    assert FROZEN > 3 * HEARTBEAT
     company.world.new_leads(300)
     run = company.queue("--chunk", "0.2s")["run_id"]
     with counting_refusals(monkeypatch) as refusals:
@@ -56,7 +60,7 @@ def test_a_frozen_worker(company: Company, monkeypatch: pytest.MonkeyPatch) -> N
         wait_until(lambda: company.done() > 200 and begun(frozen))
         frozen.send(signal.SIGSTOP)
         company.work()
-        time.sleep(3 * HEARTBEAT)
+        time.sleep(FROZEN)
         robbed = company.world.ledger_rows("SELECT count(*) FROM leadctl_chunks WHERE tries > 1")[0][0]
         frozen.send(signal.SIGCONT)
         document = company.finish(run)

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from benchmarks.measuring import LEADCTL, Row, Sizes, at_least, at_most, environment, run
+from benchmarks.measuring import LEADCTL, PATIENCE, Row, Sizes, at_least, at_most, environment, run
 from benchmarks.world import World, build
 from leadctl.sandbox.judge import SlidingWindow
 from leadctl.sandbox.server import Sandbox, running_sandbox
@@ -99,7 +99,10 @@ def _drained(world: World, server_url: str, workers: int) -> float:
         subprocess.Popen(command, cwd=world.folder, env=environment(Path(__file__).parents[1])) for _ in range(workers)
     ]
     try:
+        end = time.monotonic() + PATIENCE
         while query(server_url, "SELECT 1 FROM leadctl_runs WHERE status = 'queued'"):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{workers} workers do not come to an end")
             time.sleep(0.05)
     finally:
         for process in running:

@@ -24,7 +24,7 @@ class Measured(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.write_config("[send]\npatience = 0.1\n")
+        self.write_config("[send]\npatience = 0.1\ntries = 100\n")  # on a slow machine three are soon spent
         self.add_credential(11, "webhooks", {"url": "http://127.0.0.1:9/x"})
 
     def ids(self, count: int) -> Path:

@@ -107,10 +107,9 @@ def test_a_worker_that_is_cut_off(company: Company, machines: list[str]) -> None
     wait_until(lambda: company.done() > 300 and first.records("chunk_started") and second.records("chunk_started"))
     _ip("link", "set", f"{machines[0]}-l", "down")
     cut, before = time.monotonic(), company.done()
-    wait_until(lambda: time.monotonic() - cut > CUT, 2 * CUT)
-    alone = company.done()
+    # Half of the rest is made while it is away, however slow this machine is.
+    wait_until(lambda: time.monotonic() - cut > CUT and company.done() > before + 300, 4 * CUT)
     _ip("link", "set", f"{machines[0]}-l", "up")
     document = company.finish(run)
-    assert alone > before + 300
     assert (document["status"], document["exit_code"]) == ("ok", 0)
     company.assert_once(600)

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from sqlalchemy import make_url
 
 from leadctl.sandbox.server import running_sandbox
 from tests.fleet.fleets import Company
+from tests.support.needs import leave_out
 from tests.support.servers import Server, query, require_postgresql, running_postgresql
 from tests.support.world import World, wait_until
 
@@ -47,13 +47,6 @@ def network(names: list[str]) -> Iterator[None]:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=20)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True, timeout=20)
-
-
-def leave_out(reason: str) -> NoReturn:
-    """Skip; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from leadctl.fleet.memory_queue import MemoryQueue
 from leadctl.sandbox.server import Sandbox, running_sandbox
 from leadctl.services import queueing, working
 from leadctl.services.bootstrap import App, open_app
@@ -15,6 +14,7 @@ from leadctl.settings import load_settings
 from leadctl.store.chunks import ChunkRows
 from tests.fleet.desks import SCALE, Desk
 from tests.fleet.fleets import Company
+from tests.fleet.memory_queue import MemoryQueue
 from tests.support.servers import Server
 from tests.support.world import World
 

@@ -3,13 +3,13 @@
 import json
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from leadctl.sandbox.judge import SlidingWindow
 from leadctl.sandbox.server import Sandbox
@@ -112,7 +112,7 @@ class Company:
 
 
 @contextmanager
-def counting_refusals(monkeypatch: Any) -> Iterator[Callable[[], int]]:
+def counting_refusals() -> Iterator[Callable[[], int]]:
     """How often a vendor's own limit was passed."""
     refused = 0
     admit = SlidingWindow.admit
@@ -123,10 +123,5 @@ def counting_refusals(monkeypatch: Any) -> Iterator[Callable[[], int]]:
         refused += wait > 0
         return wait
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SlidingWindow, "admit", counted)
+    with mock.patch.object(SlidingWindow, "admit", counted):
         yield lambda: refused
-
-
-def elapsed(began: float) -> float:
-    return time.monotonic() - began

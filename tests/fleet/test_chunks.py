@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 
 from leadctl.domain.errors import ConfigError
-from leadctl.fleet.memory_queue import MemoryQueue
 from leadctl.services.queueing import Fleet, cancel, chunks_of, listing, metrics, prune, sync
 from leadctl.services.requests import LeadSelection, Queueing, SendRequest
 from leadctl.services.resending import resume, send
@@ -16,6 +15,7 @@ from leadctl.services.stopping import StopSwitch
 from leadctl.services.working import AGAIN, MOST_TRIES
 from leadctl.store.chunks import ChunkState
 from tests.fleet.desks import SCALE, Desk
+from tests.fleet.memory_queue import MemoryQueue
 from tests.support.schemas import validate
 
 

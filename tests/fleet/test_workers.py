@@ -18,12 +18,12 @@ def begun(worker: Process) -> bool:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_several_workers_keep_the_limits(busy_company: Company, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+def test_several_workers_keep_the_limits(busy_company: Company, workers: int) -> None:
     company = busy_company
     company.world.new_leads(60)
     document = company.queue("--chunk", "0.1s")
     assert (document["status"], document["outcomes"]["pending"], document["exit_code"]) == ("queued", 1200, None)
-    with counting_refusals(monkeypatch) as refusals:
+    with counting_refusals() as refusals:
         for _ in range(workers):
             company.work()
         document = company.finish(document["run_id"])
@@ -50,12 +50,12 @@ def test_a_killed_worker(company: Company) -> None:
     assert second.wait() == 143
 
 
-def test_a_frozen_worker(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_worker(company: Company) -> None:
     """It is robbed of its chunks, and goes on with them when it thaws: no delivery comes twice, no limit breaks."""
     assert FROZEN > 3 * HEARTBEAT
     company.world.new_leads(300)
     run = company.queue("--chunk", "0.2s")["run_id"]
-    with counting_refusals(monkeypatch) as refusals:
+    with counting_refusals() as refusals:
         frozen = company.work()
         wait_until(lambda: company.done() > 200 and begun(frozen))
         frozen.send(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""The queue in this process's memory: the same promises, without a server. For tests and trials."""
+"""The queue in this process's memory: the same promises, without a server."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence

@@ -3,14 +3,13 @@
 import json
 import re
 import signal
-import sqlite3
 import stat
 import time
 from datetime import UTC, datetime, timedelta
 
 from leadctl.sandbox.server import Sandbox
 from tests.support.schemas import validate_plan_line
-from tests.support.servers import everywhere
+from tests.support.servers import everywhere, on_sqlite
 from tests.support.world import CHANNELS, World
 
 #: What a pipe must never get.
@@ -25,6 +24,7 @@ def arrived(box: Sandbox, vendor: str, *leads: int) -> list[int]:
     return [counts[str(lead)] for lead in leads]
 
 
+@on_sqlite
 def test_one_lead_then_many_through_all_channels(world: World, box: Sandbox) -> None:
     numbers = world.connect(box)
     leads = world.new_leads(5)
@@ -182,6 +182,7 @@ def test_channels_and_their_check(world: World, box: Sandbox) -> None:
     assert world.run("channels", "check", "--credential", 14).code == 5
 
 
+@on_sqlite
 def test_init_and_doctor(world: World) -> None:
     made = world.run("init", "--path", "new/leadctl.toml", "--json")
     assert made.code == 0
@@ -291,9 +292,8 @@ def test_a_delay_that_was_cut_is_waited_for_to_its_end_by_the_same_command(world
         assert world.finish(process).code == (143 if number is signal.SIGTERM else -9)
     assert due[0] == due[1], "not another hour"
     assert arrived(box, "webhooks", lead) == [0]
-    with sqlite3.connect(world.ledger_path) as ledger:  # the hour is over
-        ledger.execute("UPDATE leadctl_runs SET due_at = ?", [(datetime.now(UTC) + timedelta(seconds=2)).isoformat()])
-    ledger.close()
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    world.change_ledger("UPDATE leadctl_runs SET due_at = ?", soon)  # the hour is over
     assert world.run(*command).code == 0
     assert arrived(box, "webhooks", lead) == [1]
 

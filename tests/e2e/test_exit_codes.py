@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from leadctl.sandbox.server import Sandbox
-from tests.support.servers import everywhere
+from tests.support.servers import everywhere, on_sqlite
 from tests.support.world import Finished, World, wait_until
 
 #: A bug in a channel, after its request was claimed.
@@ -178,6 +178,7 @@ def test_2_for_a_scale_above_1_outside_allow_private(world: World) -> None:
     assert "1.1.1.1" in error["message"]
 
 
+@on_sqlite
 def test_2_for_a_database_that_is_not_there_or_has_no_tables(world: World) -> None:
     world.execute("DROP TABLE entity_credentials")
     error = error_of(world.run("plan", 1, "--json"), 2)
@@ -222,7 +223,7 @@ def test_4_for_an_invalid_credential_that_is_enabled_selected_and_linked(world: 
     done = world.run("resend", lead, "--json")
     assert (done.code, done.outcomes) == (4, {11: "delivered", 20: "skipped"})
     assert world.run("resend", lead, "--skip-channel", "amocrm").code == 0
-    world.execute("UPDATE credentials SET enabled = 0 WHERE id = 20")
+    world.execute("UPDATE credentials SET enabled = false WHERE id = 20")
     assert world.run("resend", lead).code == 0
 
 

@@ -28,9 +28,12 @@ NAME = "[red]Ops[/red] \x1b[31m\x1b]0;x\x07\x9b31m =cmd()|' /C x'!A0\r\nsecond \
 
 
 def hostile_leads(world: World) -> dict[int, str]:
-    """lead → the text that it holds everywhere. SQLite's own text holds no half surrogate; its JSON may."""
+    """lead → the text that it holds everywhere. SQLite's own text holds no half surrogate; its JSON may. PostgreSQL
+    takes no NUL, and neither in JSON."""
     leads = {}
-    for text in HOSTILE_TEXTS.values():
+    for hostile in HOSTILE_TEXTS.values():
+        on_server = world.server is not None
+        text = hostile.replace("\0", "").encode("utf-8", "replace").decode() if on_server else hostile
         plain = text.encode("utf-8", "replace").decode()
         (lead,) = world.new_leads(
             name=plain, comment=plain, page_url=plain, phone="call <b>me</b>",

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from leadctl.sandbox.server import Sandbox
 from tests.crash.arena import Arena, Track
-from tests.support.servers import Server, on_servers
+from tests.support.servers import Server, on_servers, on_sqlite
 from tests.support.wire import Wire, running_wire
 from tests.support.world import Finished, World, wait_until
 
@@ -127,6 +127,7 @@ def locked(path: Path) -> Iterator[None]:
         connection.execute("COMMIT")
 
 
+@on_sqlite
 def test_while_it_is_locked_the_lanes_stand_still_and_then_go_on(going: Going) -> None:
     with going.middle(SOON) as process:
         with locked(going.world.ledger_path):
@@ -139,6 +140,7 @@ def test_while_it_is_locked_the_lanes_stand_still_and_then_go_on(going: Going) -
     assert "is locked by another process" in ended.record("ledger_waiting")["message"]
 
 
+@on_sqlite
 def test_locked_for_longer_it_is_an_outage(going: Going) -> None:
     with going.middle(IMPATIENT) as process, locked(going.world.ledger_path):
         ended = going.world.finish(process)
@@ -146,12 +148,14 @@ def test_locked_for_longer_it_is_an_outage(going: Going) -> None:
     going.assert_goes_on()
 
 
+@on_sqlite
 def test_a_full_disk(going: Going) -> None:
     ended = going.world.run(*going.command, patch=FULL)
     going.assert_outage(ended, f"the disk of the ledger {going.world.ledger_path} is full")
     going.assert_goes_on()
 
 
+@on_sqlite
 def test_moved_away_and_back(going: Going) -> None:
     path = going.world.ledger_path
     with going.middle(SOON) as process:
@@ -167,6 +171,7 @@ def test_moved_away_and_back(going: Going) -> None:
     assert "was removed or replaced" in ended.record("ledger_waiting")["message"]
 
 
+@on_sqlite
 def test_removed(going: Going) -> None:
     """What was sent from it is found at the vendors by the keys that it would have given, once a person says so."""
     path = going.world.ledger_path
@@ -196,6 +201,7 @@ def read_only(going: Going) -> Iterator[Going]:
     going.world.folder.chmod(0o755)
 
 
+@on_sqlite
 def test_a_directory_that_cannot_be_written(read_only: Going) -> None:
     world = read_only.world
     world.folder.chmod(0o555)
@@ -212,6 +218,7 @@ def test_a_directory_that_cannot_be_written(read_only: Going) -> None:
     read_only.assert_goes_on()
 
 
+@on_sqlite
 def test_a_ledger_that_cannot_be_written(read_only: Going) -> None:
     world = read_only.world
     first = world.run("resend", read_only.leads[0])
@@ -235,6 +242,7 @@ def set_version(path: Path, version: int) -> None:
         connection.execute("UPDATE leadctl_meta SET value = ? WHERE key = 'schema_version'", (str(version),))
 
 
+@on_sqlite
 def test_a_newer_leadctl_beside_a_run_that_has_begun(going: Going) -> None:
     with going.middle("") as process:
         set_version(going.world.ledger_path, 2)

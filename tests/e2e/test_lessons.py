@@ -86,7 +86,7 @@ def test_lessons_02_and_03_no_silent_cap_and_page_order_is_cursor_order(world: W
     world.connect(box, ["amocrm"])
     ids = list(range(2_000_001, 2_010_002))
     random.Random(3).shuffle(ids)
-    world.add_leads(ids, comment="", answers="", page_url="")  # nothing for a note
+    world.add_leads(ids, comment="", answers="{}", page_url="")  # nothing for a note
     plan = world.run("plan", "--entity", 1, "--jsonl")
     *lines, summary = map(json.loads, plan.out.splitlines())
     validate_plan_line(plan.out.splitlines()[0])
@@ -292,7 +292,7 @@ def test_lesson_20_a_failed_one_is_tried_again_although_nothing_changed(world: W
 def test_lesson_22_a_401_costs_nothing_once_the_token_is_right(world: World, box: Sandbox) -> None:
     good = amocrm_of(box).credential()
     world.add_credential(11, "amocrm", {**good, "access_token": "revoked-0123456789"})
-    (lead,) = world.new_leads(comment="", answers="", page_url="", phone="")
+    (lead,) = world.new_leads(comment="", answers="{}", page_url="", phone="")
     refused = world.run("resend", lead, "--json")
     assert (refused.code, refused.outcomes) == (4, {11: "unprocessed"})
     world.set_data(11, good)

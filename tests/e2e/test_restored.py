@@ -10,7 +10,10 @@ import pytest
 from leadctl.sandbox import _amocrm_rules as amocrm
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
+from tests.support.servers import on_sqlite
 from tests.support.world import CHANNELS, World
+
+pytestmark = on_sqlite  # a backup is a file here
 
 CERTAIN = tuple(channel for channel in CHANNELS if channel != "telegram")
 LONG_AGO = "2020-01-01 00:00:00"

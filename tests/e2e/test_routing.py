@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from leadctl.sandbox.server import Sandbox
-from tests.support.servers import everywhere
+from tests.support.servers import everywhere, on_sqlite
 from tests.support.world import World
 
 
@@ -21,6 +21,7 @@ def arrived(box: Sandbox, vendor: str, *leads: int) -> list[int]:
     return [counts[str(lead)] for lead in leads]
 
 
+@on_sqlite
 def test_every_reason_of_a_skip_in_one_plan(world: World, box: Sandbox) -> None:
     hook, portal = box.vendor("webhooks").credential(), box.vendor("bitrix24").credential()
     per_budget = {"fields": {"UF_CRM_BUDGET": "{{ 100 // lead.answers.budget|int }}"}}

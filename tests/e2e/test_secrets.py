@@ -14,6 +14,7 @@ import pytest
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
 from leadctl.services.results import ALL_FILES
+from leadctl.store.schema import metadata
 from tests.support.world import CHANNELS, Finished, World, wait_until
 
 #: Faults that a request may meet and the run survives; ``unauthorized`` parks, and has a run of its own.
@@ -90,8 +91,11 @@ class Watch:
         """Search all that was shown and every file but the inputs."""
         inputs = {"leads.db", "leads.db-journal", "leadctl.toml"}
         files = [path for path in self.world.folder.rglob("*") if path.is_file() and path.name not in inputs]
-        assert any(path.name == "leads.db.leadctl.db" for path in files)
         kept = [(str(path.relative_to(self.world.folder)), path.read_bytes()) for path in files]
+        if self.world.server is None:
+            assert any(path.name == "leads.db.leadctl.db" for path in files)
+        else:
+            kept += [(name, repr(self.world.rows(f"SELECT * FROM {name}")).encode()) for name in metadata.tables]
         places = [*kept, *((name, text.encode()) for name, text in self.shown)]
         for what, secret in self.secrets.items():
             for form in {secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()}:
@@ -128,6 +132,9 @@ def break_credentials(watch: Watch) -> None:
     """Credentials that are invalid, with their secrets in all the wrong places."""
     canaries = {f"broken {channel}": f"canary-broken-{channel}-0123456789" for channel in CHANNELS}
     watch.secrets |= canaries
+    broken = '{"url": "https://x/canary-broken-webhooks-0123456789"'
+    if watch.world.server is not None:  # a JSON column holds it as a text
+        broken = json.dumps(broken)
     for number, data in enumerate(
         [
             ("amocrm", {"base_url": "ftp://x", "access_token": canaries["broken amocrm"]}),
@@ -135,7 +142,7 @@ def break_credentials(watch: Watch) -> None:
             ("email", {"host": "127.0.0.1", "port": "x", "password": canaries["broken email"]}),
             ("telegram", {"bot_token": canaries["broken telegram"], "chat_id": "x y"}),
             ("webhooks", {"url": f"http://[{canaries['broken webhooks']}", "secret": "short"}),
-            ("webhooks", '{"url": "https://x/canary-broken-webhooks-0123456789"'),
+            ("webhooks", broken),
             ("telegram", {"bot_token": [canaries["broken telegram"]]}),
         ],
         50,

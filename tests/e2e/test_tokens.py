@@ -10,7 +10,7 @@ import pytest
 from leadctl.sandbox._amocrm_rules import TokenOffice
 from leadctl.sandbox.amocrm import AmoCrmVendor
 from leadctl.sandbox.server import Sandbox
-from tests.support.servers import everywhere
+from tests.support.servers import everywhere, on_sqlite
 from tests.support.world import World, wait_until
 
 PROCESSES = 4
@@ -191,6 +191,7 @@ def test_where_the_old_one_ends_at_once_a_kill_is_told_and_a_new_authorisation_g
     assert amocrm.judge.by_lead("amocrm")[str(lead)] == 1
 
 
+@on_sqlite
 def test_what_cannot_be_written_back_is_not_refreshed(world: World, amocrm: AmoCrmVendor) -> None:
     before = connect(world, amocrm)
     (lead,) = world.new_leads()
@@ -207,6 +208,7 @@ def test_what_cannot_be_written_back_is_not_refreshed(world: World, amocrm: AmoC
     assert amocrm.oauth.refreshed == 1
 
 
+@on_sqlite
 def test_a_token_that_lives_is_used_although_it_cannot_be_refreshed(world: World, amocrm: AmoCrmVendor) -> None:
     """It has less than two minutes, and nobody can write the next one."""
     world.add_credential(11, "amocrm", amocrm.oauth_credential(1), amocrm.settings())

@@ -253,6 +253,8 @@ def database(request: pytest.FixtureRequest) -> Server | None:
     return server_of(request, getattr(request, "param", os.environ.get("LEADCTL_TESTS_ON", "sqlite")))
 
 
+#: Of what only a file does, or only SQLite's columns hold (broken JSON, a NUL).
+on_sqlite = pytest.mark.parametrize("database", KINDS[:1], indirect=True)
 everywhere = pytest.mark.parametrize("database", KINDS, indirect=True)
 on_servers = pytest.mark.parametrize("database", KINDS[1:], indirect=True)
 

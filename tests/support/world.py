@@ -301,6 +301,14 @@ class World:
         finally:
             connection.close()
 
+    def change_ledger(self, sql: str, *values: Any) -> None:
+        """As somebody else would, committed. Parameters are ``?``."""
+        if self.server is not None:
+            query(self.url, sql.replace("?", "%s"), values)
+            return
+        with closing(sqlite3.connect(self.ledger_path)) as connection, connection:
+            connection.execute(sql, values)
+
     def wait_for_row(self, sql: str) -> None:
         """Until a query of the ledger has a row; until then not even the ledger need be there."""
 

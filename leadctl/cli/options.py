@@ -151,6 +151,7 @@ def _version(ctx: typer.Context, value: bool) -> None:
 
 
 VersionFlag = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="The version.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 LeadArgument = Annotated[str, typer.Argument(metavar="LEAD_ID", help="The lead's id.", show_default=False)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leadctl.cli.context import Context
-from leadctl.cli.options import JsonFlag
+from leadctl.cli.options import JsonFlag, RunArgument
 from leadctl.cli.render import plural, table, word
 from leadctl.cli.sending import running, watch_command
 from leadctl.cli.times import local_zone, parse_time
@@ -15,8 +15,6 @@ from leadctl.cli.times import local_zone, parse_time
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
     from leadctl.services.queueing import Fleet
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 
 
 def queue(context: Context, json_output: JsonFlag = False) -> int:
@@ -99,8 +97,8 @@ def show(context: Context, run: RunArgument, json_output: JsonFlag = False) -> i
     from leadctl.services.queueing import chunks_of
 
     del json_output
-    with _fleet(context) as (app, fleet):
-        document = chunks_of(app, fleet, run)
+    with context.application(create_ledger=True) as app:
+        document = chunks_of(app, run)
     if context.json_output:
         context.print_json(document)
         return 0
@@ -197,8 +195,8 @@ def prune(
     del json_output
     zone = local_zone(context.loaded.settings.timezone)
     until = parse_time(before, "--before", now=context.now(), zone=zone)
-    with _fleet(context) as (app, fleet):
-        document = forget(app, fleet, until)
+    with _fleet(context) as (_, fleet):
+        document = forget(fleet, until)
     if context.json_output:
         context.print_json(document)
         return 0
@@ -219,8 +217,8 @@ def metrics(context: Context) -> int:
     """
     from leadctl.services.queueing import metrics as measure
 
-    with _fleet(context) as (app, fleet):
-        context.out.write(measure(app, fleet))
+    with context.application(create_ledger=True) as app:
+        context.out.write(measure(app))
     return 0
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leadctl.cli.context import Context
-from leadctl.cli.options import JsonFlag
+from leadctl.cli.exit_codes import ExitCode
+from leadctl.cli.options import JsonFlag, RunArgument
 from leadctl.cli.render import plural, run_rows, table, word
 from leadctl.cli.sending import restore_terminal, running, show_result
 from leadctl.cli.signals import draining
@@ -14,7 +15,6 @@ from leadctl.cli.times import local_zone, parse_time
 if TYPE_CHECKING:
     from leadctl.services.bootstrap import App
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 BeforeOption = Annotated[
     str, typer.Option("--before", metavar="TIME", help="2026-11-24T09:00, 09:00, 3h, 90d.", show_default=False)
 ]
@@ -80,7 +80,10 @@ def show(
         show_result(context, app, document)
     if not watch:
         return 0
-    return int(document["exit_code"] or 0) if signal is None else 128 + signal
+    if signal is not None:
+        return 128 + signal
+    # It has no exit code where it died, and goes on when the same command is typed.
+    return int(ExitCode.GO_ON if document["exit_code"] is None else document["exit_code"])
 
 
 def _watch(context: Context, app: "App", run: str) -> int | None:

@@ -178,8 +178,6 @@ class Job:
     #: The higher one goes first.
     priority: int = 0
     not_before: datetime | None = None
-    #: A worker has it in hand (or had, if that one is gone and nobody has noticed yet).
-    running: bool = False
 
 
 #: Do the job of that key: None when it is done, or the seconds after which it is to be done again.
@@ -215,8 +213,8 @@ class JobQueue(Protocol):
     async def cancel(self, keys: Sequence[str]) -> int:
         """Take out those that are not being done yet; how many that were."""
 
-    async def jobs(self) -> Sequence[Job]:
-        """Everything that waits or is being done."""
+    async def keys(self) -> set[str]:
+        """Of everything that waits or is being done."""
 
     async def prune(self, before: datetime) -> int:
         """Forget what is remembered of jobs that ended before that time; how many entries."""

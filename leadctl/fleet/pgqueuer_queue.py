@@ -6,9 +6,11 @@ beside the ledger's, with ``leadctl_`` before their names.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver, AsyncpgPoolDriver
@@ -38,18 +40,55 @@ _PASSING = ("08", "40", "53", "55", "57", "58")
 _INIT_LOCK = 1_818_583_412
 
 
+#: What asyncpg reads of a URL's query; it takes any other name for a setting of the server.
+_READ = frozenset(
+    {
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "target_session_attrs",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+        "application_name",
+    }
+)
+_OPTION = re.compile(r"-c\s*(\w[\w.]*)=(\S*)")
+
+
+def _for_asyncpg(dsn: str) -> str:
+    """The URL without libpq's other parameters; the settings in ``options`` (a search_path, say) are kept."""
+    parts = urlsplit(dsn)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in given if name in _READ]
+    kept += [pair for name, value in given if name == "options" for pair in _OPTION.findall(value)]
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
 class PgQueuerQueue:
     """Implements :class:`leadctl.domain.ports.JobQueue`. ``dsn`` is a ``postgresql://`` URL."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self._dsn = _for_asyncpg(dsn)
         self._settings = DBSettings(prefix="leadctl_")
         names = self._settings.qualified
         self._find_waiting = (
             f"SELECT id FROM {names.queue_table} WHERE status = 'queued' AND dedupe_key = ANY($1::text[])"  # noqa: S608
         )
         self._find_all = (
-            "SELECT dedupe_key, entrypoint, priority, execute_after, status = 'picked' AS picked FROM "  # noqa: S608
+            "SELECT dedupe_key FROM "  # noqa: S608
             f"{names.queue_table} WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL"
         )
         self._forget = f"DELETE FROM {names.queue_table_log} WHERE created < $1"  # noqa: S608
@@ -96,14 +135,11 @@ class PgQueuerQueue:
                 cancelled += len(rows)
         return cancelled
 
-    async def jobs(self) -> Sequence[Job]:
+    async def keys(self) -> set[str]:
         """See :class:`leadctl.domain.ports.JobQueue`."""
         async with self._connected() as (connection, _):
             rows = await connection.fetch(self._find_all)
-        return [
-            Job(row["dedupe_key"], row["entrypoint"], row["priority"], row["execute_after"], row["picked"])
-            for row in rows
-        ]
+        return {row["dedupe_key"] for row in rows}
 
     async def prune(self, before: datetime) -> int:
         """See :class:`leadctl.domain.ports.JobQueue`."""

@@ -14,7 +14,7 @@ from leadctl.domain.masking import mask_personal
 from leadctl.domain.model import CredentialId
 from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.domain.ports import Ledger, Observer
-from leadctl.services.loops import in_own_loop
+from leadctl.services.loops import call_in, in_own_loop
 from leadctl.services.planning import Planning
 from leadctl.services.routing import Router
 from leadctl.services.shapes import check_sums
@@ -135,7 +135,7 @@ def _in_thread(
                 app.stopping.stop()
                 engine.stop(*why)
 
-            stop.listen(lambda: _call(loop, halt))
+            stop.listen(lambda: call_in(loop, halt))
             if seconds is not None:
                 loop.call_later(seconds, halt, OVERDUE)
             work = Workload(app, planning.router, run_id, writer, retry_unknown=retry_unknown)
@@ -163,7 +163,7 @@ async def _send_ahead(engine: Engine, work: Workload, rest: Rest, queues: list[A
     lead of the run must have its outcome; unless the ledger fails."""
     written = Written()
     loop = asyncio.get_running_loop()
-    stop.listen(lambda: _call(loop, written.release))
+    stop.listen(lambda: call_in(loop, written.release))
     queues += work.queues_ahead(rest.credential_ids, written)
     writing = asyncio.create_task(asyncio.to_thread(rest.write, written))
     try:
@@ -173,11 +173,6 @@ async def _send_ahead(engine: Engine, work: Workload, rest: Rest, queues: list[A
         await asyncio.gather(writing, return_exceptions=True)
         raise
     await writing
-
-
-def _call(loop: asyncio.AbstractEventLoop, halt: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(halt)
 
 
 def _close(app: "App", run_id: str, report: EngineReport, why_stopped: str) -> None:

@@ -50,7 +50,7 @@ _Place = tuple[str, int]
 
 def run_report(app: "App", run_id: str, global_options: Sequence[str] = ()) -> dict[str, Any]:
     """``leadctl.run/1``, from the ledger alone. Raises ConfigError if there is no such run."""
-    row = _run(app, run_id)
+    row = run_row(app, run_id)
     ledger = app.ledger
     leads = ledger.lead_counts(run_id)
     groups = ledger.group_errors(run_id)
@@ -81,10 +81,11 @@ def run_report(app: "App", run_id: str, global_options: Sequence[str] = ()) -> d
 
 def forced_reason(app: "App", run_id: str) -> str | None:
     """Why the run sent again what was there already (``--force --reason``); None: it was not forced."""
-    return _run(app, run_id).reason
+    return run_row(app, run_id).reason
 
 
-def _run(app: "App", run_id: str) -> RunRow:
+def run_row(app: "App", run_id: str) -> RunRow:
+    """The run of that id. Raises ConfigError where there is none."""
     row = app.ledger.run(run_id)
     if row is None:
         raise ConfigError(f"the ledger knows no run {run_id}", hint="see: leadctl runs list")
@@ -103,7 +104,7 @@ def _status(app: "App", row: RunRow) -> RunStatus:
 
 def run_progress(app: "App", run_id: str) -> tuple[RunStatus, dict[str, int]]:
     """Where a run is: its status, and how many deliveries wait by channel. Raises ConfigError if there is none."""
-    status = _status(app, _run(app, run_id))
+    status = _status(app, run_row(app, run_id))
     counts = app.ledger.outcome_counts(run_id)
     return status, {channel: n for (channel, outcome), n in counts.items() if outcome is Outcome.PENDING}
 

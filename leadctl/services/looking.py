@@ -99,7 +99,7 @@ class Looks:
     async def _ask(
         self, run_id: str, request: SendRequest, names: tuple[CredentialId, ...], observer: Callable[[Event], None]
     ) -> None:
-        router = await asyncio.to_thread(Router, self._app, request.selectors, plans=False)
+        router = await asyncio.to_thread(Router, self._app, request.selectors, only=names)
         work = Workload(
             self._app, router, run_id, self._ledger, retry_unknown=False, part=Part(names, 0, 0)
         )  # nothing is taken from its queues: they say how a credential is asked

@@ -3,9 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def call_in(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Have the loop make the call, from any thread or signal handler; a loop that is closed makes none."""
+    if not loop.is_closed():
+        with suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(call)
 
 
 def in_own_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

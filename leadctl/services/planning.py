@@ -251,7 +251,7 @@ class Planning:
         lead: Lead | None,
         log: "Sequence[LoggedRow]",
     ) -> PlannedDelivery | Skip:
-        rows = sorted((row for row in known if _is_at(row, route)), key=lambda row: row.n)
+        rows = sorted((row for row in known if route.has(row)), key=lambda row: row.n)
         proof = next((row for row in reversed(rows) if row.state is TargetState.DELIVERED), None)
         last = rows[-1] if rows else None
         logged = self._logbook.proof(log, route) if log and proof is None and _may_be_theirs(last) else None
@@ -364,13 +364,6 @@ def is_forgotten(restored_at: datetime | None, created_at: datetime | None, row:
     if row is None:
         return created_at is None or created_at < restored_at
     return row.state is not TargetState.DELIVERED and row.updated_at < restored_at
-
-
-def _is_at(row: Target, route: OpenRoute) -> bool:
-    """Proof: at that destination, whoever carried it, or by this credential to the same account."""
-    if row.destination == route.key:
-        return True
-    return row.credential_id == route.account.credential_id and row.account == route.account_key
 
 
 def _may_be_theirs(last: Target | None) -> bool:

@@ -16,11 +16,11 @@ from leadctl.delivery.lanes import Parking
 from leadctl.domain.errors import ConfigError, Transient
 from leadctl.domain.events import RunEvent
 from leadctl.domain.model import CredentialId, parse_id
-from leadctl.domain.outcomes import ErrorCode, Outcome, RunStatus
+from leadctl.domain.outcomes import ErrorCode, RunStatus
 from leadctl.domain.ports import Job, JobQueue, Observer
 from leadctl.fleet import open_queue
 from leadctl.services.carrying import close_vanished, exit_code_of
-from leadctl.services.inspecting import run_report
+from leadctl.services.inspecting import run_report, run_row
 from leadctl.services.loops import in_own_loop
 from leadctl.services.planning import Planning
 from leadctl.services.requests import DEFAULT_QUEUE, Queueing, SendRequest
@@ -41,7 +41,7 @@ PER_SLOT = 10.0
 MOST = 5000
 #: What becomes of a run that was cancelled.
 CANCELLED = "the run was cancelled"
-_INVALID = "invalid_credentials"
+_INVALID, _EXPECTED = "invalid_credentials", "expected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,10 @@ def hand_over(
     how = request.queueing or Queueing(DEFAULT_QUEUE)
     app.ledger.set_due(run_id, due)
     rows = _cut(app, fleet.rows, planning.router, run_id, how, share=request.share, due=due)
-    if rows and planning.totals.invalid_credentials:
-        rows[0] = replace(rows[0], report={_INVALID: planning.totals.invalid_credentials})
+    if rows:
+        known = Report(expected=sum(app.ledger.outcome_counts(run_id).values()),
+                       invalid_credentials=planning.totals.invalid_credentials)  # fmt: skip
+        rows[0] = replace(rows[0], report=known.as_json())
     numbered = fleet.rows.replace(run_id, rows, app.clock.now())
     close_run(app, fleet.rows, run_id)  # where nothing of it waits
     document = run_report(app, run_id, request.global_options)  # as it was handed over, however fast the workers are
@@ -141,7 +143,7 @@ def _by_account(app: "App", router: Router, run_id: str) -> Mapping[str, Sequenc
 def _size(app: "App", route: OpenRoute, speed: float, seconds: float) -> int:
     """Leads that a credential takes in so many seconds at its limit."""
     requests = min(_rate(effective_buckets(app, route)) * speed, route.channel.spec.concurrency * PER_SLOT) * seconds
-    per_lead = sum(1 / step.batch for step in route.channel.steps)
+    per_lead = sum(1 / route.channel.batch_size(step) for step in route.channel.steps)
     return max(1, min(MOST, round(requests / per_lead)))
 
 
@@ -160,7 +162,7 @@ def sync(app: "App", fleet: Fleet) -> dict[str, Any]:
     Returns ``leadctl.queue_sync/1``.
     """
     chunks = fleet.rows.open_chunks()
-    carried = {job.key for job in in_own_loop(fleet.queue.jobs)}
+    carried = in_own_loop(fleet.queue.keys)
     lost = [job_of(chunk) for chunk in chunks if chunk.key not in carried]
     added = in_own_loop(lambda: fleet.queue.enqueue(lost)) if lost else 0
     closed = [run_id for run_id in fleet.rows.queued_runs() if close_run(app, fleet.rows, run_id)]
@@ -179,6 +181,8 @@ class Report:
     untold: dict[CredentialId, int] = field(default_factory=dict)
     bug: bool = False
     invalid_credentials: int = 0
+    #: Deliveries that the plan has put into the run, already delivered and skipped ones included.
+    expected: int = 0
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> "Report":
@@ -187,6 +191,7 @@ class Report:
             {parse_id(name): int(number) for name, number in kept.get("untold", {}).items()},
             bool(kept.get("bug")),
             int(kept.get(_INVALID, 0)),
+            int(kept.get(_EXPECTED, 0)),
         )
 
     def add(self, other: "Report") -> None:
@@ -195,6 +200,7 @@ class Report:
             self.untold[credential_id] = self.untold.get(credential_id, 0) + number
         self.bug = self.bug or other.bug
         self.invalid_credentials += other.invalid_credentials
+        self.expected += other.expected
 
     def as_json(self) -> dict[str, Any]:
         """Without what is empty."""
@@ -203,6 +209,7 @@ class Report:
             "untold": {str(name): number for name, number in self.untold.items()},
             "bug": self.bug,
             _INVALID: self.invalid_credentials,
+            _EXPECTED: self.expected,
         }
         return {name: value for name, value in whole.items() if value}
 
@@ -219,13 +226,14 @@ def close_run(app: "App", rows: ChunkRows, run_id: str) -> bool:
         app.ledger.close_unsent(run_id, CANCELLED)
     close_vanished(app, run_id)
     outcomes = app.ledger.outcome_counts(run_id)
-    check_sums(run_id, sum(outcomes.values()), outcomes)
     whole = Report()
     for chunk in chunks:
         whole.add(Report.of(chunk.report))
+    check_sums(run_id, whole.expected if chunks else sum(outcomes.values()), outcomes)
+    carriers = {name for chunk in chunks for name in chunk.credential_ids}
     exit_code = exit_code_of(
         app,
-        Router(app, from_options(row).selectors, plans=False),
+        Router(app, from_options(row).selectors, only=carriers),
         run_id,
         EngineReport(
             {name: Parking(code, Transient("")) for name, code in whole.parked.items()}, whole.bug, untold=whole.untold
@@ -234,8 +242,7 @@ def close_run(app: "App", rows: ChunkRows, run_id: str) -> bool:
         invalid_credentials=whole.invalid_credentials,
         signal=None,
     )
-    unprocessed = sum(number for (_, outcome), number in outcomes.items() if outcome is Outcome.UNPROCESSED)
-    status = run_status(exit_code, planned=sum(chunk.deliveries for chunk in chunks), unprocessed=unprocessed)
+    status = run_status(exit_code, planned=sum(chunk.deliveries for chunk in chunks), outcomes=outcomes)
     closed = rows.close_run(run_id, status, exit_code, app.clock.now())
     if closed and row.command == "bulk-resend":
         clear_when_settled(app, (outcome for _, outcome in outcomes))
@@ -256,26 +263,19 @@ def cancel(app: "App", fleet: Fleet, run_id: str) -> dict[str, Any]:
 
     Raises ConfigError where the run is not queued.
     """
-    _queued_run(app, run_id)
+    status = run_row(app, run_id).status
+    if status is not RunStatus.QUEUED:
+        raise ConfigError(f"run {run_id} is not queued: it is {status.value}", hint=f"leadctl runs show {run_id}")
     waiting, running = fleet.rows.cancel(run_id, app.clock.now())
     in_own_loop(lambda: fleet.queue.cancel(waiting))
     close_run(app, fleet.rows, run_id)
     return {"schema": "leadctl.queue_cancel/1", "run_id": run_id, "cancelled": len(waiting), "running": running}
 
 
-def _queued_run(app: "App", run_id: str) -> None:
-    row = app.ledger.run(run_id)
-    if row is None:
-        raise ConfigError(f"the ledger knows no run {run_id}", hint="see: leadctl runs list")
-    if row.status is not RunStatus.QUEUED:
-        raise ConfigError(f"run {run_id} is not queued: it is {row.status.value}", hint=f"leadctl runs show {run_id}")
-
-
 def listing(app: "App", fleet: Fleet) -> dict[str, Any]:
     """Everything that is to be done, by queue and account. Returns ``leadctl.queue/1``."""
-    jobs = in_own_loop(fleet.queue.jobs)
     chunks = fleet.rows.open_chunks()
-    carried = {job.key for job in jobs}
+    carried = in_own_loop(fleet.queue.keys)  # after the chunks: what was queued between both has its job
     accounts = [
         {
             "queue": lane.queue,
@@ -298,11 +298,10 @@ def _future(app: "App", moment: datetime | None) -> str | None:
     return timestamp(moment) if moment is not None and moment > app.clock.now() else None
 
 
-def chunks_of(app: "App", fleet: Fleet, run_id: str) -> dict[str, Any]:
+def chunks_of(app: "App", run_id: str) -> dict[str, Any]:
     """The chunks of a run. Returns ``leadctl.queue_run/1``. Raises ConfigError where there is no such run."""
-    row = app.ledger.run(run_id)
-    chunks = fleet.rows.of_run(run_id)
-    if row is None or not chunks:
+    chunks = ChunkRows(app.ledger).of_run(run_id)
+    if not chunks:
         raise ConfigError(f"no chunks of a run {run_id} are known", hint="see: leadctl queue list")
     return {
         "schema": "leadctl.queue_run/1",
@@ -325,11 +324,12 @@ def chunks_of(app: "App", fleet: Fleet, run_id: str) -> dict[str, Any]:
     }
 
 
-def prune(app: "App", fleet: Fleet, before: datetime) -> dict[str, Any]:
+def prune(fleet: Fleet, before: datetime) -> dict[str, Any]:
     """Forget chunks of runs that ended before that time, and what the queue remembers. Returns
     ``leadctl.queue_prune/1``. The runs themselves stay: see ``leadctl runs purge``."""
+    carried = in_own_loop(fleet.queue.keys)  # before the chunks: what is queued meanwhile is not idle
     open_keys = {chunk.key for chunk in fleet.rows.open_chunks()}
-    idle = [job.key for job in in_own_loop(fleet.queue.jobs) if job.key not in open_keys]
+    idle = sorted(carried - open_keys)
     return {
         "schema": "leadctl.queue_prune/1",
         "before": timestamp(before),
@@ -339,9 +339,11 @@ def prune(app: "App", fleet: Fleet, before: datetime) -> dict[str, Any]:
     }
 
 
-def metrics(app: "App", fleet: Fleet) -> str:
-    """Prometheus' text format: what is to be done, what was, and how old the oldest is."""
-    lanes, now = fleet.rows.backlog(), app.clock.now()
+def metrics(app: "App") -> str:
+    """Prometheus' text format: what is to be done, what was, and how old the oldest is. The ledger tells: the queue
+    need not be there."""
+    rows = ChunkRows(app.ledger)
+    lanes, now = rows.backlog(), app.clock.now()
     by_channel: dict[tuple[str, str, str], int] = defaultdict(int)
     oldest: dict[str, float] = {}
     held: dict[tuple[str, str], int] = defaultdict(int)
@@ -351,7 +353,7 @@ def metrics(app: "App", fleet: Fleet) -> str:
         age = (now - (lane.oldest or now)) / timedelta(seconds=1)
         oldest[lane.queue] = max(oldest.get(lane.queue, 0.0), age)
         held[lane.queue, lane.channel] += lane.not_before is not None and lane.not_before > now
-    outcomes = fleet.rows.outcomes()
+    outcomes = rows.outcomes()
     families = [
         _family("leadctl_queue_chunks", "gauge", "Chunks that are to be done.",
                 [({"queue": q, "channel": c, "state": s}, n) for (q, c, s), n in by_channel.items()]),
@@ -362,7 +364,7 @@ def metrics(app: "App", fleet: Fleet) -> str:
         _family("leadctl_queue_deliveries", "gauge", "Deliveries of queued runs that are not pruned, by outcome.",
                 [({"channel": c, "outcome": o.value}, n) for (c, o), n in sorted(outcomes.items())]),
         _family("leadctl_queue_throttled", "gauge", "How often a vendor said: too fast.",
-                [({"channel": c}, n) for c, n in sorted(fleet.rows.throttlings().items())]),
+                [({"channel": c}, n) for c, n in sorted(rows.throttlings().items())]),
     ]  # fmt: skip
     return "".join(families)
 

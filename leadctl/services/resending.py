@@ -31,6 +31,7 @@ from leadctl.services.results import ResultsDir
 from leadctl.services.selections import as_options, from_options, selection_digest
 from leadctl.services.shapes import run_status, timestamp
 from leadctl.services.stopping import StopSwitch
+from leadctl.services.work import effective_buckets
 from leadctl.services.written import Written
 from leadctl.store.leases import process_info
 from leadctl.store.rows import RunRow
@@ -240,7 +241,7 @@ class _Run:
         planning = _plan(self._app, self._request)
         waiting = self._open_credentials(planning)
         check_limits(self._app, planning.router)
-        ahead = self._may_send_ahead(planning)
+        ahead = self._may_send_ahead(planning, waiting)
         self._app.ledger.reopen_items(self._run.id, keep_rejected=not self._request.leads.named)
         if ahead and not self._fleet:
             return self._carry(
@@ -265,7 +266,7 @@ class _Run:
                 waiting[credential_id] += number
         return waiting
 
-    def _may_send_ahead(self, planning: Planning) -> bool:
+    def _may_send_ahead(self, planning: Planning, waiting: Mapping[CredentialId, int]) -> bool:
         """Whether what is written of the plan may be sent while the rest is still being planned: where that takes long,
         and where nothing that is found out later could forbid it."""
         if self._run.total_count < AHEAD_FROM or self._request.command == "resend":
@@ -278,7 +279,10 @@ class _Run:
             check_limits(self._app, planning.router)
         except ConfigError:
             return False  # perhaps of a credential that no lead has: the plan tells
-        return True
+        # Where credentials share a lane, one that has nothing written yet would keep the others waiting.
+        routes = [route for name in waiting if (route := planning.router.route(name)) is not None]
+        lanes = {effective_buckets(self._app, route)[-1].scope for route in routes}
+        return len(lanes) == len(routes)
 
     def _wait_until(self, due: datetime, planning: Planning) -> Planning:
         self._app.ledger.set_due(self._run.id, due)
@@ -398,8 +402,7 @@ class _Run:
             finish_by=self._request.finish_by,
         )
         outcomes = ledger.outcome_counts(run_id)
-        unprocessed = sum(n for (_, outcome), n in outcomes.items() if outcome is Outcome.UNPROCESSED)
-        status = run_status(exit_code, planned=planning.totals.deliveries, unprocessed=unprocessed)
+        status = run_status(exit_code, planned=planning.totals.deliveries, outcomes=outcomes)
         ledger.finish_run(run_id, status, exit_code, self._app.clock.now())
         if self._request.command == "bulk-resend":
             clear_when_settled(self._app, (outcome for _, outcome in outcomes))

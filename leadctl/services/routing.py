@@ -1,7 +1,7 @@
 """Which integrations a lead gets (CONTRACT §2): credentials, links and selectors as routes, worked out set-wise."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from leadctl.channelkit.channel import Channel
 from leadctl.channelkit.spec import Retransmit
 from leadctl.channels import channel_class, channel_names, is_channel
 from leadctl.domain.errors import ConfigError, InvalidCredential
-from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Lead, Skip, sort_key
+from leadctl.domain.model import Account, CredentialId, Destination, ExternalId, Lead, Skip, Target, sort_key
 from leadctl.domain.outcomes import SkipReason
 from leadctl.services.accounts import check_channel, effective_account, load_accounts_file, load_settings_file
 from leadctl.services.requests import Selectors
@@ -43,6 +43,13 @@ class OpenRoute:
         """What is in doubt here is for a person: nothing can be asked, or nothing shall be."""
         blind = any(step.retransmit is Retransmit.BLIND for step in self.channel.steps)
         return blind or self.channel.settings.on_unknown == "hold"
+
+    def has(self, row: Target) -> bool:
+        """Whether the row tells of this route: at that destination, whoever carried it, or by this credential to the
+        same account."""
+        if row.destination == self.key:
+            return True
+        return row.credential_id == self.account.credential_id and row.account == self.account_key
 
     def refusal(self, problems: Sequence[str], via: Via) -> Skip:
         """Of a lead that has these problems."""
@@ -86,8 +93,8 @@ class Router:
 
     app: "App"
     selectors: Selectors
-    #: False: no lead will be planned, only :meth:`route` is asked; the links are not read.
-    plans: bool = True
+    #: These credentials alone: no lead will be planned, only :meth:`route` is asked; the links are not read.
+    only: Collection[CredentialId] | None = None
     _accounts: dict[CredentialId, Account] = field(default_factory=dict)
     _from_file: tuple[CredentialId, ...] = ()
     _opened: dict[CredentialId, OpenRoute | _Refused] = field(default_factory=dict)
@@ -97,8 +104,8 @@ class Router:
         overlay: Mapping[str, Mapping[str, Any]] = {}
         if self.selectors.settings_file:
             overlay = load_settings_file(self.selectors.settings_file)
-        accounts = load_credentials(self.app.db)
-        if self.plans:
+        accounts = load_credentials(self.app.db, self.only)
+        if self.only is None:
             self._links = load_links(self.app.db, {account.credential_id for account in accounts})
         if self.selectors.credentials_file:
             given = load_accounts_file(self.selectors.credentials_file)
@@ -107,7 +114,8 @@ class Router:
         for account in accounts:
             self._accounts[account.credential_id] = effective_account(account, overrides, overlay)
         self._routing = lru_cache(MEMO)(self._resolve)
-        self._check_selectors()
+        if self.only is None:
+            self._check_selectors()
 
     def _check_selectors(self) -> None:
         for name in (*self.selectors.channels, *self.selectors.skip_channels):

@@ -195,8 +195,9 @@ def resume_command(run_id: str, global_options: Sequence[str] = ()) -> str:
     return shlex.join(["leadctl", *global_options, "runs", "resume", run_id])
 
 
-def run_status(exit_code: int, *, planned: int, unprocessed: int) -> RunStatus:
+def run_status(exit_code: int, *, planned: int, outcomes: Mapping[tuple[str, Outcome], int]) -> RunStatus:
     """``status`` of a run that has ended. ``planned``: deliveries that it set out to send."""
+    unprocessed = any(number for (_, outcome), number in outcomes.items() if outcome is Outcome.UNPROCESSED)
     if unprocessed or exit_code == verdicts.GO_ON or exit_code > verdicts.SIGNALS:
         return RunStatus.STOPPED
     if exit_code != verdicts.OK:

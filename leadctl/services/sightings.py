@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from leadctl.delivery.lanes import AccountQueue
@@ -11,6 +12,7 @@ from leadctl.domain.errors import DeliveryError
 from leadctl.domain.events import Notice
 from leadctl.domain.model import Absent, Delivery, Finding
 from leadctl.domain.ports import Observer
+from leadctl.services.loops import call_in
 from leadctl.services.stopping import StopSwitch
 from leadctl.services.work import travelling_key
 from leadctl.store.leads import load_leads
@@ -33,10 +35,19 @@ async def look_for_accepted(
             continue
         if not app.ledger.accepted_items(run_id, route.account.credential_id, -1, 1):
             continue
-        await asyncio.to_thread(stop.wait, wait / app.settings.limits.scale)
+        await _pause(wait / app.settings.limits.scale, stop)
         counts = await _Look(app, run_id, queue, limiter, stop).counts()
         if counts[Absent]:
             observer(_notice(queue, counts[Absent], counts.total()))
+
+
+async def _pause(seconds: float, stop: StopSwitch) -> None:
+    """Until then, or until the stop; in no thread: there are few of them, and others need them meanwhile."""
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    stop.listen(lambda: call_in(loop, over.set))
+    with suppress(TimeoutError):
+        await asyncio.wait_for(over.wait(), seconds)
 
 
 class _Look:

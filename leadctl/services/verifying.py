@@ -17,7 +17,7 @@ from leadctl.store.database import Database
 from leadctl.store.deliverylog import DeliveryLog
 from leadctl.store.health import different_values, links_of, newest_leads, raw_values
 from leadctl.store.leads import CONTENT, load_leads
-from leadctl.store.mapping import as_text, table_name
+from leadctl.store.mapping import InColumn, OneOf, as_text, table_name
 
 Row = dict[str, Any]
 #: The newest leads that are looked at, and links.
@@ -142,13 +142,13 @@ def _credentials(db: Database, accounts: Sequence[Account]) -> Iterator[Row]:
 
 def _enabled(db: Database) -> tuple[str | None, str]:
     """The values of the column of ``enabled``, and those that are asked for but never seen."""
-    if "enabled" not in db.credentials or not db.credentials.fields["enabled"].columns:
+    found = db.credentials.fields.get("enabled")
+    place = found.inner if isinstance(found, OneOf) else found
+    if not isinstance(place, InColumn):  # what else is in that JSON is not for people
         return None, ""
     mapped = db.mapping.credentials.enabled
-    if isinstance(mapped, Choice) and "->" in mapped.column:
-        return None, ""
     clause = db.credentials.clause
-    values = different_values(db, (clause.name, clause.schema), db.credentials.fields["enabled"].columns[0])
+    values = different_values(db, (clause.name, clause.schema), place.column)
     asked = mapped.equals if isinstance(mapped, Choice) else ()
     seen = {as_text(value) for value in values}
     return told(values), told(value for value in asked if as_text(value) not in seen)
@@ -253,7 +253,7 @@ def _is_shut(problem: str | None) -> bool:
 def shown_mapping(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The keys of ``[database.mapping]`` that are set, without what may be secret: defaults, constants of accounts."""
     for key, value in _leaves(tree, ()):
-        hidden = key[-1] == "default" or (key[-1] == "value" and key[0] in ("credentials", "data", "settings"))
+        hidden = ("default" in key and key[0] in ("data", "settings")) or ("value" in key and key[0] == "credentials")
         yield ".".join(key), MASK if hidden else flag(value)
 
 

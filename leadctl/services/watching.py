@@ -99,6 +99,6 @@ def _fresh(app: "App", marks: Marks, request: SendRequest, since: datetime) -> l
     fresh: list[LeadId] = []
     for page in head_pages(app.db, wanted):
         ids = [head.id for head in page]
-        planned = marks.planned(ids) if ids else set()
+        planned = marks.planned(ids, since) if ids else set()
         fresh += [identity for identity in ids if identity not in planned]
     return fresh

@@ -100,16 +100,16 @@ class Workload:
     def _queue(self, opened: OpenRoute) -> AccountQueue:
         account = opened.account
         route = Route(account, opened.channel, opened.destination.account_key)
-        return AccountQueue(route, self._source(route, opened.key), effective_buckets(self._app, opened))
+        return AccountQueue(route, self._source(route, opened), effective_buckets(self._app, opened))
 
-    def _source(self, route: Route, destination: str) -> Source:
+    def _source(self, route: Route, opened: OpenRoute) -> Source:
         after, written = self._part.first - 1 if self._part else -1, self._written
 
         async def fetch(limit: int) -> list[Job]:
             nonlocal after
             while True:
                 last = await written.beyond(route.account.credential_id, after) if written else None
-                items, jobs, gone = await asyncio.to_thread(self._page, route, destination, after, limit)
+                items, jobs, gone = await asyncio.to_thread(self._page, route, opened, after, limit)
                 if gone:
                     await self._ledger.record(self._run_id, gone)
                 if not items and last is None:
@@ -121,7 +121,7 @@ class Workload:
         return fetch
 
     def _page(
-        self, route: Route, destination: str, after: int, limit: int
+        self, route: Route, opened: OpenRoute, after: int, limit: int
     ) -> tuple[Sequence[ItemRow], list[Job], list[Record]]:
         items = self._app.ledger.pending_items(self._run_id, route.account.credential_id, after, limit)
         if self._part:
@@ -135,7 +135,7 @@ class Workload:
             lead = leads.get(item.lead_id)
             known = targets.get(item.lead_id, [])
             row = next((t for t in known if t.destination == item.destination and t.n == item.n), None)
-            if item.destination != destination:
+            if item.destination != opened.key and (row is None or not opened.has(row)):
                 gone.append(_moved(item, row))
             elif lead is None:
                 gone.append(_gone(item, row, "the lead was deleted while the run was going on"))

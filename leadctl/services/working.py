@@ -24,7 +24,7 @@ from leadctl.domain.outcomes import ErrorCode, Outcome
 from leadctl.domain.ports import Claim, Intent, ItemOutcome, Ledger, Record
 from leadctl.services.carrying import close_parked, open_engine
 from leadctl.services.looking import Looks
-from leadctl.services.loops import in_own_loop
+from leadctl.services.loops import call_in, in_own_loop
 from leadctl.services.queueing import Fleet, Report, close_run, sync
 from leadctl.services.requests import SendRequest
 from leadctl.services.routing import Router
@@ -121,7 +121,7 @@ class Worker:
         writer = LedgerWriter(app.ledger, app.leases, holder, secrets=app.secrets, observer=app.notify)
         carrier = _Carrier(app, self._fleet, self.name, writer, self._listener)
         loop = asyncio.get_running_loop()
-        self._stop.listen(lambda: _call(loop, carrier.halt))
+        self._stop.listen(lambda: call_in(loop, carrier.halt))
         watching = asyncio.create_task(self._watch(carrier))
         watching.add_done_callback(lambda _: carrier.halt())
         self._say("worker_started", "info", queue=options.queue, concurrency=options.concurrency)
@@ -246,6 +246,18 @@ class _Carrier:
         begun = await asyncio.to_thread(self._begin, key)
         if not isinstance(begun, _Task):
             return begun
+        try:
+            return await self._send(key, begun)
+        except DatabaseUnreachable:
+            await asyncio.to_thread(self._give_back, begun.chunk)
+            raise
+
+    def _give_back(self, chunk: Chunk) -> None:
+        """A database that is away says nothing of the chunk. Is it the ledger's own, the try counts."""
+        with suppress(DatabaseUnreachable):
+            self._fleet.rows.put_back(chunk, self._worker, self._app.clock.now(), counted=False)
+
+    async def _send(self, key: str, begun: _Task) -> float | None:
         chunk = begun.chunk
         self._say(key, "chunk_started", "info", channel=chunk.channel, deliveries=chunk.deliveries)
         heard = _Heard(lambda event: self._listener(event, self._place(key)))
@@ -290,9 +302,12 @@ class _Carrier:
             if chunk.state is not ChunkState.CANCELLING:
                 self._give_up(chunk)
             rows.end(chunk, chunk.worker, app.clock.now(), throttled=0, report=chunk.report)
-        elif (ours := rows.begin(chunk, self._worker, app.clock.now())) is not None:
+        else:
             request = from_options(run)
-            return _Task(ours, request, Router(app, request.selectors, plans=False))
+            # Before it is begun: while the leads' database is away, no try is spent.
+            router = Router(app, request.selectors, only=chunk.credential_ids)
+            if (ours := rows.begin(chunk, self._worker, app.clock.now())) is not None:
+                return _Task(ours, request, router)
         self._close_run(run_id)
         return None
 
@@ -333,20 +348,26 @@ class _Carrier:
         rows, chunk, now = self._fleet.rows, task.chunk, self._app.clock.now()
         final = {name: parking for name, parking in report.parked.items() if parking.code not in LATER}
         close_parked(self._app, chunk.run_id, final)
-        whole = Report.of(chunk.report)
-        whole.add(Report({name: parking.code for name, parking in final.items()}, dict(report.untold), report.bug))
         cancelled = chunk.key in self._cancelled
         again = pause
         if report.stopped and not cancelled:
             again = 0.0
         elif again is None and not cancelled and self._is_left(task, final):
             again = self._backoff(chunk)
+        ended = again is None or cancelled
+        # What goes on and cannot be told is counted when it ends.
+        untold = dict(report.untold) if ended else {}
+        whole = Report.of(chunk.report)
+        whole.add(Report({name: parking.code for name, parking in final.items()}, untold, report.bug))
         if again is None or cancelled:
             rows.end(chunk, self._worker, now, throttled=heard.throttled, report=whole.as_json())
             self._close_run(chunk.run_id)
             return None
         until = now + timedelta(seconds=again)
-        rows.put_back(chunk, self._worker, until, throttled=heard.throttled, report=whole.as_json())
+        rows.put_back(
+            chunk, self._worker, until,
+            throttled=heard.throttled, report=whole.as_json(), counted=not report.stopped,
+        )  # fmt: skip
         if pause is not None:
             rows.hold_account(chunk.account, until)
         return again
@@ -427,9 +448,3 @@ class _OpenEnds:
             if queue.route.account.credential_id == item.credential_id:
                 return queue.parking is not None and queue.parking.code in LATER
         return False
-
-
-def _call(loop: asyncio.AbstractEventLoop, halt: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        with suppress(RuntimeError):  # it has just been closed
-            loop.call_soon_threadsafe(halt)

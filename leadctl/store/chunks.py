@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, event, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
 
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import CredentialId, parse_id
@@ -29,9 +29,6 @@ class ChunkState(StrEnum):
     DONE = "done"
 
 
-#: Seconds after which the server ends a transaction whose process says nothing. A transaction of ours takes
-#: milliseconds, and one that was ended is made again.
-IDLE = 10
 #: Something is still to be done.
 OPEN = (ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.CANCELLING)
 
@@ -60,7 +57,7 @@ class Chunk:
     queued_at: datetime | None = None
     #: How often the vendor said "too fast".
     throttled: int = 0
-    #: What the run's end must know of it: see :class:`leadctl.services.working.Report`.
+    #: What the run's end must know of it: see :class:`leadctl.services.queueing.Report`.
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,9 +106,6 @@ class ChunkRows:
                 hint="set [ledger] url (or LEADCTL_LEDGER__URL) to postgresql://…; the leads may stay where they are",
             )
         ledger.make()
-        if not event.contains(ledger.writing, "connect", _end_idle_transactions):
-            event.listen(ledger.writing, "connect", _end_idle_transactions)
-            ledger.writing.dispose()  # those that are open know nothing of it
 
     @property
     def dsn(self) -> str:
@@ -232,14 +226,23 @@ class ChunkRows:
         )
 
     def put_back(
-        self, chunk: Chunk, worker: str, not_before: datetime, *, throttled: int, report: Mapping[str, Any]
+        self,
+        chunk: Chunk,
+        worker: str,
+        not_before: datetime,
+        *,
+        throttled: int = 0,
+        report: Mapping[str, Any] | None = None,
+        counted: bool = True,
     ) -> None:
-        """It goes on later, wherever. Does nothing where another worker has it by now."""
+        """It goes on later, wherever. Does nothing where another worker has it by now. ``counted`` False: this try does
+        not count, for it says nothing of the chunk."""
         statement = (
             update(chunks)
             .where(_is(chunk), chunks.c.worker == worker, chunks.c.state == ChunkState.RUNNING.value)
             .values(state=ChunkState.QUEUED.value, worker=None, not_before=to_text(not_before),
-                    throttled=chunk.throttled + throttled, report=json.dumps(dict(report)))
+                    tries=chunks.c.tries - (0 if counted else 1), throttled=chunk.throttled + throttled,
+                    report=json.dumps(dict(chunk.report if report is None else report)))
         )  # fmt: skip
         self._write(statement)
 
@@ -266,10 +269,15 @@ class ChunkRows:
         return {f"{queue}/{account}" for (account,) in self._read(statement)}
 
     def due(self, queue: str, now: datetime) -> int:
-        """How many chunks of the queue nobody has in hand and may be begun."""
-        free = and_(chunks.c.state == ChunkState.QUEUED.value, chunks.c.queue == queue)
-        ready = or_(chunks.c.not_before.is_(None), chunks.c.not_before <= to_text(now))
-        return int(self._read(select(func.count()).where(self._own, free, ready))[0][0])
+        """How many chunks of the queue may be begun, or are in somebody's hands, who may be dead: the queue tells after
+        a heartbeat."""
+        ready = or_(
+            chunks.c.state != ChunkState.QUEUED.value,
+            chunks.c.not_before.is_(None),
+            chunks.c.not_before <= to_text(now),
+        )
+        statement = select(func.count()).where(self._own, _open(), chunks.c.queue == queue, ready)
+        return int(self._read(statement)[0][0])
 
     def cancelling(self, worker: str) -> set[str]:
         """Keys of the chunks that this worker shall end."""
@@ -278,10 +286,9 @@ class ChunkRows:
         )
         return {f"{run_id}:{no}" for run_id, no in self._read(statement)}
 
-    def open_chunks(self, queue: str | None = None) -> list[Chunk]:
+    def open_chunks(self) -> list[Chunk]:
         """What is to be done, in the order of its making."""
-        of_queue = [] if queue is None else [chunks.c.queue == queue]
-        statement = select(*_CHUNK).where(self._own, _open(), *of_queue)
+        statement = select(*_CHUNK).where(self._own, _open())
         return [_from_row(row) for row in self._read(statement.order_by(chunks.c.queued_at, chunks.c.no))]
 
     def is_open(self, run_id: str) -> bool:
@@ -343,13 +350,6 @@ class ChunkRows:
             lambda connection: connection.execute(statement).rowcount, repeatable=True
         )  # fmt: skip
         return changed
-
-
-def _end_idle_transactions(connection: Any, record: object) -> None:
-    """A machine that is cut off in the middle of a transaction must not hold the locks that all others wait for."""
-    del record
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE:d}s'")
-    connection.commit()
 
 
 def _open() -> ColumnElement[bool]:

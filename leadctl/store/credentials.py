@@ -1,11 +1,11 @@
 """Credentials and links: reading them set-wise, and writing back what a vendor changed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Update, column, literal, table, update
+from sqlalchemy import Connection, Update, bindparam, column, literal, table, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from leadctl.domain.clock import SystemClock
@@ -31,9 +31,15 @@ _BY_PROJECT: Via = ("project",)
 _BY_BOTH: Via = ("entity", "project")
 
 
-def load_credentials(db: Database) -> list[Account]:
-    """All credentials that are not deleted, enabled or not; numeric ids before text."""
-    rows = db.credentials.read(db.rows(db.credentials.select(_COLUMNS)), _COLUMNS)
+def load_credentials(db: Database, only: Collection[CredentialId] | None = None) -> list[Account]:
+    """All credentials that are not deleted (or these of them), enabled or not; numeric ids before text."""
+    statement = db.credentials.select(_COLUMNS)
+    if only is not None:
+        id_type = db.credentials.id_type("id")
+        values = [value for identity in only if (value := id_type.value(identity)) is not None]
+        among = bindparam("ids", values, type_=id_type.bind, expanding=True)
+        statement = statement.where(db.credentials["id"].in_(among))
+    rows = db.credentials.read(db.rows(statement), _COLUMNS)
     return sorted((_account(db, row) for row in rows), key=lambda account: sort_key(account.credential_id))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, inspect
 
 from leadctl.domain.model import LeadId
 from leadctl.settings.mapping import MappingSettings
-from leadctl.store.database import Database
+from leadctl.store.database import Database, pages
 from leadctl.store.engines import explained, is_busy, patiently
 from leadctl.store.leads import read_text, read_time
 from leadctl.store.mapping import SourceTable, TablePlan, as_text, canonical_id, map_table, table_name
@@ -59,10 +59,10 @@ class DeliveryLog:
         return cls(db, map_table(plan, log, db.location, name, found, db.keyring), mapping)
 
     def delivered(self, lead_ids: Sequence[LeadId]) -> dict[LeadId, list[LoggedRow]]:
-        """What the log proves of these leads, at most :data:`PAGE` of them for each query; the others are left out."""
+        """What the log proves of these leads; the others are left out."""
         found: dict[LeadId, list[LoggedRow]] = {}
-        for start in range(0, len(lead_ids), PAGE):
-            self._read(lead_ids[start : start + PAGE], found)
+        for some in pages(lead_ids, PAGE):
+            self._read(some, found)
         return found
 
     def _read(self, lead_ids: Sequence[LeadId], found: dict[LeadId, list[LoggedRow]]) -> None:

@@ -46,8 +46,9 @@ _SQLITE_FULL = 13
 _FREE_SPACE = "free some space and type the command again"
 _SQLITE_READONLY = {3, 8, 14}
 _SQLITE_BROKEN = {11, 26}
-#: Seconds after which a server ends a transaction in which we do nothing: a frozen process holds no lock for long.
-_IDLE_TRANSACTION = 60
+#: Seconds after which a server ends a transaction in which we do nothing: a process that froze, or a machine that was
+#: cut off, must not hold for long the locks that all others wait for.
+_IDLE_TRANSACTION = 10
 #: libpq gives up a server that is silent: after so long at connecting, and as soon at what was sent and not received.
 _PG_CONNECT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
                "tcp_user_timeout": 20_000}  # fmt: skip

@@ -7,9 +7,7 @@ from sqlalchemy import column, func, select, table
 
 from leadctl.domain.model import LeadId
 from leadctl.store.database import Database, SourceTable, canonical_id
-
-#: Rows that are looked through for the different values of a column, and so many values are told apart.
-DISTINCT_ROWS, DISTINCT_VALUES = 20_000, 50
+from leadctl.store.inspection import different
 
 
 def row_counts(db: Database) -> dict[str, int]:
@@ -36,8 +34,7 @@ def newest_leads(db: Database, limit: int) -> list[LeadId]:
 def different_values(db: Database, name: tuple[str, str | None], of: str) -> list[Any]:
     """What a column of a table (with its schema) holds, without NULL."""
     where = table(name[0], column(of), schema=name[1])
-    some = select(where.c[of]).where(where.c[of].is_not(None)).limit(DISTINCT_ROWS).subquery()
-    return [row[0] for row in db.rows(select(some.c[of]).distinct().limit(DISTINCT_VALUES))]
+    return [row[0] for row in db.rows(different(select(where.c[of]).where(where.c[of].is_not(None))))]
 
 
 def raw_values(db: Database, source: SourceTable, names: Sequence[str], limit: int) -> list[tuple[Any, ...]]:

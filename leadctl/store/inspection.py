@@ -108,6 +108,12 @@ class _TooSlow(ConfigError):
     """The server was not let go on with a read."""
 
 
+def different(values: Select[Any]) -> Select[Any]:
+    """Of a statement for one column: some of its different values, looked for among its first rows."""
+    among = values.limit(DISTINCT_ROWS).subquery()
+    return select(*among.c).distinct().limit(DISTINCT_VALUES)
+
+
 class Inspection:
     """The open look. A context manager: leaving it closes the connections."""
 
@@ -167,9 +173,9 @@ class Inspection:
         """Different values of a column among the newest rows, without NULL; short of them where there are many."""
         look = self.tables[name]
         newest: Select[Any] = select(column(of)).select_from(table(name)).where(column(of).is_not(None))
-        among = _newest(newest, look).limit(DISTINCT_ROWS).subquery()
+        newest_of = _newest(newest, look)
         try:
-            return [row[0] for row in self._rows(select(among.c[of]).distinct().limit(DISTINCT_VALUES))]
+            return [row[0] for row in self._rows(different(newest_of))]
         except _TooSlow:
             return []
 

@@ -303,7 +303,8 @@ class SourceTable:
     def _read(self, found: Mapping[Any, Any], elsewhere: Sequence[str]) -> Mapping[Any, Any]:
         row = Row(found, self.keyring)
         values = {name: self.fields[name].read(row) for name in elsewhere}
-        return {**found, **values, PROBLEM: row.problem}
+        ours = {name: value for name, value in found.items() if not name.startswith(_WHOLE)}
+        return {**ours, **values, PROBLEM: row.problem}
 
     def tuples(self, rows: Iterable[Any], names: Sequence[str]) -> Iterable[Any]:
         """The rows of :meth:`select` as tuples of these values, None for what the table does not have."""

@@ -1,14 +1,16 @@
 """How far somebody has looked, and which leads no run has planned yet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Executable, select, union
 
 from leadctl.domain.model import LeadId, parse_id
 from leadctl.store.base import set_meta
 from leadctl.store.database import pages
 from leadctl.store.ledger import LedgerStore
-from leadctl.store.schema import deliveries, meta, runs
+from leadctl.store.rows import to_text
+from leadctl.store.schema import deliveries, meta, run_leads, runs
 
 
 class Marks:
@@ -29,19 +31,18 @@ class Marks:
     def _key(self, name: str) -> str:
         return f"mark:{self._ledger.source}:{name}"
 
-    def planned(self, ids: Sequence[LeadId]) -> set[LeadId]:
-        """Those of the leads that some run has planned a delivery for."""
+    def planned(self, ids: Sequence[LeadId], since: datetime) -> set[LeadId]:
+        """Those of the leads that some run has planned a delivery for, or has found nothing for since then."""
+        own = runs.c.source == self._ledger.source
+        sent = select(deliveries.c.lead_id).join(runs, runs.c.id == deliveries.c.run_id).where(own)
+        seen = select(run_leads.c.lead_id).join(runs, runs.c.id == run_leads.c.run_id)
+        seen = seen.where(own, runs.c.started_at >= to_text(since))
         found: set[LeadId] = set()
-        for some in pages(ids):
-            statement = (
-                select(deliveries.c.lead_id)
-                .join(runs, runs.c.id == deliveries.c.run_id)
-                .where(runs.c.source == self._ledger.source, deliveries.c.lead_id.in_([str(one) for one in some]))
-                .distinct()
-            )
-            rows = self._ledger.transact(
-                lambda connection, wanted=statement: connection.execute(wanted).all(),  # type: ignore[misc]
-                repeatable=True,
-            )
-            found.update(parse_id(lead_id) for (lead_id,) in rows)
+        for some in pages([str(one) for one in ids]):
+            both = union(sent.where(deliveries.c.lead_id.in_(some)), seen.where(run_leads.c.lead_id.in_(some)))
+            found.update(parse_id(lead_id) for lead_id in self._ledger.transact(_first_column(both), repeatable=True))
         return found
+
+
+def _first_column(statement: Executable) -> Callable[[Connection], Sequence[str]]:
+    return lambda connection: connection.execute(statement).scalars().all()

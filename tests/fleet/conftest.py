@@ -49,7 +49,7 @@ def company(tmp_path: Path, postgresql: Server) -> Iterator[Company]:
 
 @pytest.fixture(scope="module")
 def vendors() -> Iterator[Sandbox]:
-    with running_sandbox(["webhooks", "telegram", "amocrm", "getresponse"], scale=SCALE) as box:
+    with running_sandbox(["webhooks", "telegram", "amocrm", "getresponse", "unisender"], scale=SCALE) as box:
         yield box
 
 

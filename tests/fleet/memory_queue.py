@@ -17,6 +17,7 @@ class MemoryQueue:
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._jobs: dict[str, Job] = {}
+        self._running: set[str] = set()
 
     async def init(self) -> None:
         """Nothing is to be made."""
@@ -29,14 +30,14 @@ class MemoryQueue:
 
     async def cancel(self, keys: Sequence[str]) -> int:
         """See :class:`leadctl.domain.ports.JobQueue`."""
-        waiting = [key for key in keys if key in self._jobs and not self._jobs[key].running]
+        waiting = [key for key in keys if key in self._jobs and key not in self._running]
         for key in waiting:
             del self._jobs[key]
         return len(waiting)
 
-    async def jobs(self) -> Sequence[Job]:
+    async def keys(self) -> set[str]:
         """See :class:`leadctl.domain.ports.JobQueue`."""
-        return list(self._jobs.values())
+        return set(self._jobs)
 
     async def prune(self, before: datetime) -> int:
         """Nothing is remembered of jobs that ended."""
@@ -57,7 +58,7 @@ class MemoryQueue:
         under_way: set[asyncio.Task[None]] = set()
         while not stop.is_set():
             while len(under_way) < concurrency and (job := self._next(lanes())) is not None:
-                self._jobs[job.key] = replace(job, running=True)
+                self._running.add(job.key)
                 task = asyncio.create_task(self._do(job, handle))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
@@ -65,7 +66,7 @@ class MemoryQueue:
         await asyncio.gather(*under_way)
 
     def _next(self, lanes: Collection[str]) -> Job | None:
-        busy = {job.lane for job in self._jobs.values() if job.running}
+        busy = {self._jobs[key].lane for key in self._running}
         now = self._now()
         free = [
             job
@@ -76,6 +77,7 @@ class MemoryQueue:
 
     async def _do(self, job: Job, handle: JobHandler) -> None:
         again = await handle(job.key)
+        self._running.discard(job.key)
         del self._jobs[job.key]
         if again is not None:
             self._jobs[job.key] = replace(job, not_before=self._now() + timedelta(seconds=again))

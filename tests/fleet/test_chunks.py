@@ -142,7 +142,7 @@ def test_a_credential_that_is_switched_off_gets_nothing(found: Callable[..., Des
 def test_chunks_are_cut_by_time_and_do_not_overlap(found: Callable[..., Desk]) -> None:
     desk = found("webhooks", "amocrm")
     run = desk.queue(desk.world.new_leads(50), seconds=0.01)
-    document = chunks_of(desk.app, desk.fleet, run)
+    document = chunks_of(desk.app, run)
     validate(document)
     for channel in ("webhooks", "amocrm"):
         rows = [chunk for chunk in desk.fleet.rows.of_run(run) if chunk.channel == channel]
@@ -169,14 +169,14 @@ def test_sync_gives_the_queue_what_it_lost(found: Callable[..., Desk]) -> None:
 def test_prune_and_metrics(found: Callable[..., Desk]) -> None:
     desk = found("webhooks")
     desk.queue(desk.world.new_leads(3))
-    text = metrics(desk.app, desk.fleet)
+    text = metrics(desk.app)
     assert 'leadctl_queue_chunks{queue="integrations",channel="webhooks",state="queued"} 1\n' in text
     assert 'leadctl_queue_deliveries{channel="webhooks",outcome="pending"} 3\n' in text
     desk.work()
-    assert 'leadctl_queue_deliveries{channel="webhooks",outcome="delivered"} 3\n' in metrics(desk.app, desk.fleet)
+    assert 'leadctl_queue_deliveries{channel="webhooks",outcome="delivered"} 3\n' in metrics(desk.app)
     now = desk.app.clock.now()
-    assert prune(desk.app, desk.fleet, now - timedelta(days=1))["chunks"] == 0
-    document = prune(desk.app, desk.fleet, now + timedelta(days=1))
+    assert prune(desk.fleet, now - timedelta(days=1))["chunks"] == 0
+    document = prune(desk.fleet, now + timedelta(days=1))
     validate(document)
     assert document["chunks"] == 1
 

@@ -96,7 +96,7 @@ def test_who_is_not_looked_for(found: Callable[..., Desk], monkeypatch: pytest.M
     cancel(desk.app, desk.fleet, desk.queue([cancelled]))
     run = desk.queue([synced])
     (chunk,) = desk.fleet.rows.of_run(run)
-    desk.fleet.rows.end(chunk, None, desk.app.clock.now(), throttled=0, report={})
+    desk.fleet.rows.end(chunk, None, desk.app.clock.now(), throttled=0, report=chunk.report)
     assert sync(desk.app, desk.fleet)["closed_runs"] == [run]
     desk.box.faults.always("getresponse", "unauthorized")
     run = desk.queue([refused])

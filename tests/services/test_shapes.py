@@ -167,7 +167,7 @@ PENDING = Item(outcome=Outcome.PENDING, attempts=0)
     ],
 )
 def test_status(exit_code: int, planned: int, unprocessed: int, status: RunStatus) -> None:
-    assert run_status(exit_code, planned=planned, unprocessed=unprocessed) == status
+    assert run_status(exit_code, planned=planned, outcomes={("telegram", Outcome.UNPROCESSED): unprocessed}) == status
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def an_engine(url: str) -> Iterator[Engine]:
 _SETTINGS: dict[str, dict[str, Any]] = {
     "postgresql": {
         "transaction_isolation": "read committed", "lock_timeout": "5s", "client_encoding": "UTF8",
-        "idle_in_transaction_session_timeout": "1min",
+        "idle_in_transaction_session_timeout": "10s",
     },
     "mariadb": {
         "tx_isolation": "READ-COMMITTED", "innodb_lock_wait_timeout": 5, "lock_wait_timeout": 5,

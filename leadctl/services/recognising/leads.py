@@ -12,7 +12,6 @@ from leadctl.services.recognising.values import (
     Notes,
     at,
     decoded,
-    dig,
     is_encrypted,
     key_paths,
     objects,
@@ -20,6 +19,7 @@ from leadctl.services.recognising.values import (
 )
 from leadctl.settings.mapping import ARROW
 from leadctl.store.inspection import TableLook
+from leadctl.store.mapping import dig
 
 _CONTACT = ("contact", "contacts", "client", "customer", "person", "lead", "user", "data", "fields", "form_data")
 #: Below this a table is no candidate.

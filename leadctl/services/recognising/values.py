@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from leadctl.domain.masking import clean
 from leadctl.settings.mapping import ARROW
-from leadctl.store.inspection import Place, TableLook
+from leadctl.store.encryption import SEALED
+from leadctl.store.inspection import COUNT_LIMIT, Place, TableLook
+from leadctl.store.mapping import as_text, dig
 
-#: Base64 of ``{"iv":``: how every value that Laravel has encrypted begins.
-_LARAVEL = "eyJpdiI6"
+#: How an enumeration's value looks: a word or some in one, or a small number. Anything else may be somebody's text.
+_ENUMERATED = re.compile(r"[^\W\d_]{1,24}\d{0,2}(?:[_.\\-][^\W\d_]{1,24}\d{0,2}){0,4}|-?\d{1,3}")
 _PHP = re.compile(r"a:\d+:\{")
 #: How deep objects are looked into.
 DEPTH = 3
@@ -87,7 +88,7 @@ def is_encrypted(raw: Any) -> bool:
     """Whether Laravel has encrypted the value, or one within it."""
     if isinstance(raw, bytes):
         raw = raw.decode("utf-8", "replace")
-    if isinstance(raw, str) and raw.strip().strip('"').startswith(_LARAVEL):
+    if isinstance(raw, str) and raw.strip().strip('"').startswith(SEALED):
         return True
     return any(is_encrypted(inner) for inner in _inner(decoded(raw)))
 
@@ -112,13 +113,6 @@ def _inner(value: Any) -> Iterator[Any]:
 def filled(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
     """The values of a column that say something."""
     return [value for row in rows if (value := row.get(column)) is not None and value != ""]
-
-
-def dig(value: Any, keys: Sequence[str]) -> Any:
-    """What stands at that place; None where nothing does."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def at(rows: Iterable[Mapping[str, Any]], path: str) -> list[Any]:
@@ -165,17 +159,13 @@ def _paths(value: Any, before: tuple[str, ...], depth: int) -> Iterator[tuple[st
 
 
 def flag(raw: Any) -> str:
-    """A value of a flag or of an enumeration as text."""
-    if isinstance(raw, bool):
-        return str(int(raw))
-    if isinstance(raw, bytes):
-        return str(raw[0]) if len(raw) == 1 and raw[0] < 2 else raw.decode("utf-8", "replace")
-    return str(raw).strip()
+    """A value of a flag or of an enumeration as text, as it is compared when it is read."""
+    return as_text(raw) or ""
 
 
 def told(values: Iterable[Any], limit: int = 6) -> str:
-    """Values of an enumeration for people."""
-    texts = sorted({clean(flag(value), 40) for value in values})
+    """Values of an enumeration for people. What looks like a text of somebody's is not shown."""
+    texts = sorted({text if _ENUMERATED.fullmatch(text := flag(value)) else "(a text)" for value in values})
     return ", ".join(texts[:limit]) + (", …" if len(texts) > limit else "")
 
 
@@ -183,4 +173,4 @@ def rows_told(look: TableLook) -> str:
     """How much there is in a table."""
     count = look.count or 0
     shown = f"{count:,} row" if count == 1 else f"{count:,} rows"
-    return shown if count == len(look.rows) or count <= 100_000 else "more than 100,000 rows"
+    return shown if count <= COUNT_LIMIT else f"more than {COUNT_LIMIT:,} rows"

@@ -54,7 +54,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
     "mariadb": {
         "tx_isolation": "READ-COMMITTED", "innodb_lock_wait_timeout": 5, "lock_wait_timeout": 5,
-        "idle_transaction_timeout": 60, "wait_timeout": 31536000, "character_set_client": "utf8mb4",
+        "idle_transaction_timeout": 10, "wait_timeout": 31536000, "character_set_client": "utf8mb4",
         "sql_mode": "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
     },
 }  # fmt: skip

@@ -7,7 +7,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, literal_column, select, update
 
 from leadctl.domain.errors import DatabaseUnreachable, LeadctlError
 from leadctl.domain.masking import Secrets, clean, mask_personal
@@ -36,11 +36,15 @@ _UPDATE_TARGETS = TupleStatement(
 )
 _OUTCOME = ("outcome", "attempts", "remote_id", "remote_url", "error_code", "error_message", "vendor_code",
             "settled_by", "finished_at")  # fmt: skip
+_ITEM = ("lead_id", "run_id", "credential_id", "outcome")
+#: A run is found by no index here. PostgreSQL, which believes of a table that is new that every run has one row there,
+#: would else go through the whole run for each of its rows, by the index that lanes read their pages from.
+_BY_LEAD = {"run_id": deliveries.c.run_id.concat(literal_column("''"))}
 _UPDATE_ITEMS = TupleStatement(
     update(deliveries)
-    .where(*(deliveries.c[name] == bind(f"at_{name}") for name in ("lead_id", "run_id", "credential_id", "outcome")))
+    .where(*(_BY_LEAD.get(name, deliveries.c[name]) == bind(f"at_{name}") for name in _ITEM))
     .values({name: bind(name) for name in _OUTCOME}),
-    (*_OUTCOME, "at_lead_id", "at_run_id", "at_credential_id", "at_outcome"),
+    (*_OUTCOME, *(f"at_{name}" for name in _ITEM)),
 )
 
 

@@ -257,7 +257,7 @@ def test_a_late_failure_of_the_last_step_repeats_no_earlier_one(
         box.faults.script(channel, lead, ["ok", fault])
     done = world.run("resend", lead, "--json")
     assert (done.code, done.outcomes) == (0, {11: "delivered", 12: "delivered"})
-    rows = world.ledger_rows("SELECT credential_id, key, done FROM leadctl_targets")
+    rows = world.ledger_rows("SELECT credential_id, t.key, done FROM leadctl_targets t")
     steps = {int(number): json.loads(text) for number, _, text in rows}
     keys = {int(number): key for number, key, _ in rows}
     (deal,) = (made for made in amocrm.leads.values() if str(made.id) == steps[11]["lead"])
@@ -283,7 +283,7 @@ def test_a_forced_send_is_a_second_one_with_its_own_key_and_its_reason(world: Wo
     first, second = (c.key for c in box.judge.creations("amocrm") if c.lead == str(lead))
     assert second == f"{first}-1"
     sends = [(0, first, "delivered"), (1, second, "delivered")]
-    assert world.ledger_rows("SELECT n, key, state FROM leadctl_targets ORDER BY n") == sends
+    assert world.ledger_rows("SELECT n, t.key, state FROM leadctl_targets t ORDER BY n") == sends
     reasons = dict(world.ledger_rows("SELECT id, reason FROM leadctl_runs"))
     assert reasons.pop(forced.json["run_id"]) == "the client lost it"
     assert list(reasons.values()) == [None]

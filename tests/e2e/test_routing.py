@@ -94,7 +94,7 @@ def test_ids_that_are_null_match_nothing_and_deleted_rows_do_not_exist(world: Wo
 
 def test_a_database_with_only_the_required_columns(world: World, box: Sandbox) -> None:
     world.execute("DROP TABLE leads")
-    world.execute("CREATE TABLE leads (id TEXT PRIMARY KEY, external_entity_id TEXT, external_project_id TEXT)")
+    world.execute("CREATE TABLE leads (id VARCHAR(50) PRIMARY KEY, external_entity_id TEXT, external_project_id TEXT)")
     world.connect(box, ["amocrm", "bitrix24", "email", "telegram", "webhooks"])
     world.execute("INSERT INTO leads VALUES ('L-7f', '1', NULL)")
     done = world.run("resend", "L-7f", "--json")

@@ -49,7 +49,7 @@ def test_6_in_a_portal_without_anything_of_ours_and_retry_unknown_sends_it(world
     assert (again.code, again.outcomes) == (0, {11: "delivered"})
     (title,) = titles(box, lead)
     assert "повтор" in title
-    triggers = [trigger for (trigger,) in world.ledger_rows("SELECT trigger FROM leadctl_attempts ORDER BY id")]
+    triggers = [trigger for (trigger,) in world.ledger_rows("SELECT a.trigger FROM leadctl_attempts a ORDER BY id")]
     assert triggers == ["first", *["lookup"] * (len(triggers) - 2), "retry_unknown"], "asked once more, and then sent"
 
 

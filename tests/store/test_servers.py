@@ -1,5 +1,6 @@
 """PostgreSQL and MariaDB as a ledger finds them: what a session sets, what texts survive, who waits for whom."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -345,3 +346,20 @@ def test_what_a_process_says_of_itself_is_json(place: Place) -> None:
         assert [set(json.loads(value)) for (value,) in rows] == [{"who", "host", "pid"}]
         assert one.leases.is_alive(one.holder)
     wait_until(lambda: not place.rows("SELECT value FROM leadctl_meta WHERE \"key\" LIKE 'lease:%'"))
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_an_outcome_is_found_without_going_through_its_run(place: Place) -> None:
+    """PostgreSQL knows nothing of a table that is new; an index of runs would look as good to it as the key."""
+    count = 300
+    with process(place) as one:
+        run = one.store.new_run("resend", "d", now=NOW)
+        one.store.add_items(run.id, [ItemRow(lead, lead, "amocrm", 7) for lead in range(1, count + 1)])
+        for lead in range(1, count + 1):
+            claim(one, intent(lead))
+            asyncio.run(one.writer.record(run.id, [delivered(lead)]))
+        assert one.store.outcome_counts(run.id) == {("amocrm", Outcome.DELIVERED): count}
+    read = "SELECT coalesce(sum({}), 0) FROM pg_stat_user_{} WHERE relname = 'leadctl_deliveries'"
+    wait_until(lambda: place.rows(read.format("n_tup_upd", "tables")) == [(count,)])
+    ((rows,),) = place.rows(read.format("idx_tup_read", "indexes"))
+    assert rows <= 4 * count

@@ -33,6 +33,9 @@ MAX_ROWS = 500
 MAX_CELLS = 5_000
 #: Custom fields of one call (50 at the vendor): these beside Name and the nine that leadctl fills by itself.
 MAX_FIELDS = 40
+#: The vendor's two ways to take a contact. Only the second sends letters, and it takes one.
+IMPORTED = Step("contact", Retransmit.IDEMPOTENT, batch=MAX_ROWS)
+SUBSCRIBED = Step("contact", Retransmit.IDEMPOTENT)
 MAX_NAME = 200
 MAX_VALUE = 5_000
 #: Characters of free text above which a lead travels alone, so that no import is megabytes long.
@@ -125,7 +128,7 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         name="unisender",
         title="UniSender",
         docs="https://www.unisender.com/ru/support/api/contacts/importcontacts/",
-        steps=(Step("contact", Retransmit.IDEMPOTENT, batch=MAX_ROWS),),
+        steps=(IMPORTED,),
         limits=(
             "300 subscribe and 1,200 other calls a minute for a key and an IP address; we keep 4/s. Up to 500 leads a "
             "request; a lead without an e-mail address, or with a confirmation letter, travels alone"
@@ -192,9 +195,11 @@ class UniSender(HttpChannel[UniSenderConfig, UniSenderSettings]):
         # A letter is the vendor's way round: the mailbox itself is asked.
         return _refused_by_import if self.settings.double_optin == 3 else _without_ways
 
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return (IMPORTED,) if self.settings.double_optin == 3 else (SUBSCRIBED,)
+
     def batch_size(self, step: Step) -> int:
-        if self.settings.double_optin != 3:
-            return 1  # only subscribe sends letters
         ours = _STANDARD if self._known is None else self._standard_names
         columns = 5 + len(ours | self.settings.fields.keys())
         return min(step.batch, MAX_CELLS // columns)

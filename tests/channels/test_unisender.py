@@ -136,7 +136,7 @@ def test_a_template_that_fails_takes_only_its_lead_out() -> None:
 def test_letters_go_one_by_one(double_optin: object) -> None:
     api = Api()
     channel = uni(api, {"double_optin": double_optin})
-    assert channel.batch_size(channel.steps[0]) == 1
+    assert [step.batch for step in channel.steps] == [1]
     send(channel, one())
     assert api.sent("subscribe")[0]["double_optin"] == str(double_optin)
 

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# Tests start leadctl thousands of times: compiled modules are kept, whatever the environment says.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql mariadb-server \
   iproute2 php-cli php-sqlite3 php-pgsql php-mysql php-illuminate-database php-illuminate-encryption
@@ -17,7 +19,7 @@ demo: $(VENV)/.runtime ## Set up and show all of it on emulated vendors, in a mi
 	@$(BIN)/leadctl demo
 
 test: $(VENV)/.dev system check ## Set up, check and run every test
-	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	PATH="$$PATH:/usr/sbin:/sbin" $(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, freshness of generated files
 	$(BIN)/ruff format --check leadctl tests benchmarks

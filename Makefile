@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 # Tests start leadctl thousands of times: compiled modules are kept, whatever the environment says.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = env -u PYTHONDONTWRITEBYTECODE PATH="$$PATH:/usr/sbin:/sbin" \
+  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SYSTEM_PACKAGES := postfix sasl2-bin libsasl2-modules zsh fish bash postgresql mariadb-server \
   iproute2 php-cli php-sqlite3 php-pgsql php-mysql php-illuminate-database php-illuminate-encryption
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check mutants soak bench generate format system clean
+.PHONY: help demo test everywhere check mutants soak bench generate format system clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,10 @@ demo: $(VENV)/.runtime ## Set up and show all of it on emulated vendors, in a mi
 	@$(BIN)/leadctl demo
 
 test: $(VENV)/.dev system check ## Set up, check and run every test
-	PATH="$$PATH:/usr/sbin:/sbin" $(PYTEST) $(ARGS)
+	$(PYTEST) $(ARGS)
+
+everywhere: $(VENV)/.dev system ## Run the tests of whole commands on PostgreSQL and on MariaDB too, not only on a file
+	for server in postgresql mariadb; do export LEADCTL_TESTS_ON=$$server; $(PYTEST) tests/e2e $(ARGS) || exit 1; done
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, freshness of generated files
 	$(BIN)/ruff format --check leadctl tests benchmarks

@@ -16,5 +16,6 @@ tests/crash/test_crash_points_servers    every crash point, over one channel of 
 tests/store                              all that is not about SQLite's files (fixture ``place``)
 =======================================  =================================================================
 
-The other files are about channels, texts and terminals, for which the database makes no difference.
+The other files are about channels, texts and terminals, for which the database makes no difference; ``make everywhere``
+runs them on both servers all the same (``LEADCTL_TESTS_ON=mariadb``: on one), but for what only a file does (``on_sqlite``).
 """

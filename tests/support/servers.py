@@ -43,6 +43,8 @@ NO_TABLE = (psycopg.errors.UndefinedTable, pymysql.err.ProgrammingError)
 USER = "leadctl"
 #: The three places where a ledger and leads can be.
 KINDS = ("sqlite", "postgresql", "mariadb")
+#: One of them, for the tests that do not say it themselves.
+TESTS_ON = "LEADCTL_TESTS_ON"
 _names = itertools.count(1)
 
 
@@ -248,9 +250,9 @@ def server_of(request: pytest.FixtureRequest, kind: str) -> Server | None:
 def database(request: pytest.FixtureRequest) -> Server | None:
     """Where a world's database is: in a SQLite file (None) or on a server.
 
-    A test that is marked ``everywhere`` runs on each; the others where ``LEADCTL_TESTS_ON`` says, by default SQLite.
+    A test that is marked ``everywhere`` runs on each; the others where :data:`TESTS_ON` says, by default SQLite.
     """
-    return server_of(request, getattr(request, "param", os.environ.get("LEADCTL_TESTS_ON", "sqlite")))
+    return server_of(request, getattr(request, "param", os.environ.get(TESTS_ON, "sqlite")))
 
 
 #: Of what only a file does, or only SQLite's columns hold (broken JSON, a NUL).

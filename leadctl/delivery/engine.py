@@ -66,6 +66,7 @@ class Engine:
         self._observer = observer
         self._drain = drain
         self._bulk = bulk
+        self._began = clock.monotonic()
         self._stop = asyncio.Event()
         self._why_stopped = ""
         self._sends: set[asyncio.Task[Any]] = set()
@@ -255,7 +256,7 @@ class Engine:
 
     async def _is_silenced(self, queue: AccountQueue) -> bool:
         """Whether the vendor's pause is longer than patience; then the credential ends for this run."""
-        pause = self._limiter.pause_length(queue.buckets)
+        pause = self._limiter.pause_length(queue.buckets, self._began)
         if pause <= self._policy.patience:
             return False
         error = LimitReached(f"the vendor lets nothing through for {pause:.0f} s, longer than [send] patience")

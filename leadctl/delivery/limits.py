@@ -97,14 +97,18 @@ class Limiter:
         now = self._now()
         return max(0.0, *(self._state(bucket).paused_until - now for bucket in buckets))
 
-    def pause_length(self, buckets: Sequence[Bucket]) -> float:
-        """Seconds of the longest pause, from its first 429 on: those with no success between them are one."""
+    def pause_length(self, buckets: Sequence[Bucket], since: float) -> float:
+        """Seconds of the longest pause, from its first 429 on: those with no success between them are one.
+
+        What was before the monotonic time ``since`` does not count: somebody else has waited for it.
+        """
         now = self._now()
         longest = 0.0
         for bucket in buckets:
             state = self._state(bucket)
             if state.throttled or state.paused_until > now:
-                longest = max(longest, state.paused_until - (state.throttled_since if state.throttled else now))
+                began = max(state.throttled_since, since) if state.throttled else now
+                longest = max(longest, state.paused_until - began)
         return longest
 
     def within(self, buckets: Sequence[Bucket], seconds: float) -> int:

@@ -12,7 +12,7 @@ from leadctl.services.bootstrap import App, open_app
 from leadctl.services.queueing import Fleet
 from leadctl.settings import load_settings
 from leadctl.store.chunks import ChunkRows
-from tests.fleet.desks import SCALE, Desk
+from tests.fleet.desks import SCALE, Desk, MovingClock
 from tests.fleet.fleets import Company
 from tests.fleet.memory_queue import MemoryQueue
 from tests.support.servers import Server
@@ -66,9 +66,10 @@ def found(
         world.connect(vendors, channels)
         app = open_app(load_settings(str(world.folder / "leadctl.toml"), {}), create_ledger=True)
         opened.append(app)
-        fleet = Fleet(ChunkRows(app.ledger), MemoryQueue())
+        app.clock = clock = MovingClock()
+        fleet = Fleet(ChunkRows(app.ledger), MemoryQueue(clock.now))
         monkeypatch.setattr(queueing, "open_fleet", lambda app, ready=True: fleet)
-        return Desk(world, vendors, app, fleet)
+        return Desk(world, vendors, app, fleet, clock)
 
     yield make
     for app in opened:

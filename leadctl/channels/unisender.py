@@ -28,13 +28,12 @@ from leadctl.domain.events import Notice
 from leadctl.domain.masking import clean, mask_personal
 from leadctl.domain.model import Delivery, Destination, Done, Lead, Receipt, Verdict
 
-MAX_ROWS = 500
 #: Rows × columns of one import: PHP drops variables beyond its limit without a word.
 MAX_CELLS = 5_000
 #: Custom fields of one call (50 at the vendor): these beside Name and the nine that leadctl fills by itself.
 MAX_FIELDS = 40
-#: The vendor's two ways to take a contact. Only the second sends letters, and it takes one.
-IMPORTED = Step("contact", Retransmit.IDEMPOTENT, batch=MAX_ROWS)
+#: The vendor's two ways to take contacts: 500 rows, or one to whom a letter is sent.
+IMPORTED = Step("contact", Retransmit.IDEMPOTENT, batch=500)
 SUBSCRIBED = Step("contact", Retransmit.IDEMPOTENT)
 MAX_NAME = 200
 MAX_VALUE = 5_000

@@ -196,6 +196,10 @@ class CannotTell:
 Finding = Found | Absent | CannotTell
 
 
+#: Of a row whose send was surely not executed.
+NOT_THERE = (TargetState.IDLE, TargetState.FAILED, TargetState.REJECTED)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A row of ``leadctl_targets``: what the ledger knows of one lead at one destination."""
@@ -229,6 +233,11 @@ class Target:
     settled_by: SettledBy | None = None
     #: Rises with each write: the conditional write of a claim compares it.
     rev: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing of it is there, not even in part, and nothing may be."""
+        return self.state in NOT_THERE and not self.done and not self.in_doubt
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from leadctl.domain.model import Account
 from leadctl.services.accounts import effective_account
 from leadctl.services.bootstrap import App
 from leadctl.services.checks import check_limits
+from leadctl.services.recognising.values import told
 from leadctl.services.requests import Selectors
 from leadctl.services.routing import Router
 from leadctl.services.verifying import Row, failure, row, shown_mapping, verify
@@ -195,10 +196,10 @@ def _credentials(app: App) -> Iterator[Row]:
         yield failure("credentials", error)
         return
     enabled = [effective_account(account, overrides, {}) for account in accounts if account.enabled]
-    unsupported = Counter(account.channel for account in enabled if not is_channel(account.channel))
+    unsupported = Counter(told([account.channel]) for account in enabled if not is_channel(account.channel))
     for channel in channel_names():
         own = [account for account in enabled if account.channel == channel]
-        problems = [f"{account.credential_id}: {told}" for account in own if (told := _problem(app, account))]
+        problems = [f"{account.credential_id}: {why}" for account in own if (why := _problem(app, account))]
         if own:
             message = f"{len(own)} enabled, {len(problems)} invalid" + "".join(f"; credential {p}" for p in problems)
             hint = f"see: leadctl channels schema {channel}" if problems else ""

@@ -251,7 +251,8 @@ class Planning:
         lead: Lead | None,
         log: "Sequence[LoggedRow]",
     ) -> PlannedDelivery | Skip:
-        rows = sorted((row for row in known if route.has(row)), key=lambda row: row.n)
+        # What may have arrived elsewhere in the account weighs more than what surely did not arrive here.
+        rows = sorted((row for row in known if route.has(row)), key=lambda row: (row.n, not row.is_empty))
         proof = next((row for row in reversed(rows) if row.state is TargetState.DELIVERED), None)
         last = rows[-1] if rows else None
         logged = self._logbook.proof(log, route) if log and proof is None and _may_be_theirs(last) else None

@@ -326,6 +326,8 @@ class _Run:
             places = {lead_id: place for place, lead_id, _ in rows}
             if anew:
                 ledger.add_leads(run_id, rows)
+            else:  # some may be deleted since, or back
+                ledger.correct_leads(run_id, rows)
             write_doubts(self._app, plans)
             kept = set() if anew else ledger.kept_items(run_id, list(places))
             for plan in plans:

@@ -46,10 +46,12 @@ class OpenRoute:
 
     def has(self, row: Target) -> bool:
         """Whether the row tells of this route: at that destination, whoever carried it, or by this credential to the
-        same account."""
+        same account. There, what surely did not arrive says nothing: sent as that row, it would be proof of a
+        destination that it never reached."""
         if row.destination == self.key:
             return True
-        return row.credential_id == self.account.credential_id and row.account == self.account_key
+        own = row.credential_id == self.account.credential_id and row.account == self.account_key
+        return own and not row.is_empty
 
     def refusal(self, problems: Sequence[str], via: Via) -> Skip:
         """Of a lead that has these problems."""

@@ -1,6 +1,7 @@
 """Does ``[database.mapping]`` fit the database? Rows of ``leadctl doctor``, from bounded reads; no value is shown but
 those of flags and enumerations, and one lead, masked."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from leadctl.store.mapping import InColumn, OneOf, as_text, table_name
 Row = dict[str, Any]
 #: The newest leads that are looked at, and links.
 LEADS, LINKS = 200, 20_000
+_ID = re.compile(r"[\w.:/-]{1,60}")
 _PARTS = (("entity", "external_entity_id"), ("project", "external_project_id"))
 
 
@@ -88,10 +90,10 @@ def _percent(part: int, whole: int) -> str:
 
 def masked(lead: Lead) -> str:
     """One lead as leadctl sees it, with nothing of the person in it."""
-    parts = [f"lead {clean(str(lead.id), 60)}"]
+    parts = [f"lead {_identity(lead.id)}"]
     for name, key in _PARTS:
         value = getattr(lead, key)
-        parts.append(f"{name} {clean(str(value), 60)}" if value not in (None, "") else f"no {name}")
+        parts.append(f"{name} {_identity(value)}" if value not in (None, "") else f"no {name}")
     parts.append(
         "name " + " ".join(f"{word[0]}{MASK}" for word in clean(lead.name).split()[:4]) if lead.name else "no name"
     )
@@ -105,6 +107,12 @@ def masked(lead: Lead) -> str:
     parts += [f"{clean(key, 40)} {mask_personal(clean(value, 40))}" for key, value in sorted(lead.utm.items())[:6]]
     parts.append(f"created {lead.created_at:%Y-%m-%d %H:%M} UTC" if lead.created_at else "no time")
     return ", ".join(parts)
+
+
+def _identity(value: object) -> str:
+    """An id; what is none, because a wrong column is mapped, may be a person's."""
+    text = str(value)
+    return text if _ID.fullmatch(text) else MASK
 
 
 def _ends(phone: str) -> str:
@@ -133,9 +141,12 @@ def _credentials(db: Database, accounts: Sequence[Account]) -> Iterator[Row]:
         message += f", none of them is {missing}"
     hint = "say in [database.mapping.credentials] what enabled is" if accounts and not enabled else ""
     yield row("mapping credentials", message, warning=bool(accounts) and not enabled, hint=hint)
-    strange = {name: number for name, number in kinds.items() if not is_channel(name)}
+    strange: Counter[str] = Counter()
+    for name, number in kinds.items():
+        if not is_channel(name):
+            strange[clean(told([name]), 40)] += number
     if strange:
-        named = ", ".join(f"{clean(name, 40)!r} {number}" for name, number in sorted(strange.items()))
+        named = ", ".join(f"{name!r} {number}" for name, number in sorted(strange.items()))
         yield row("mapping types", f"of no channel: {named}; they are skipped", warning=False,
                   hint="if one of them is a channel: [database.mapping.types]")  # fmt: skip
 

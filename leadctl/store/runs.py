@@ -7,7 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, distinct, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    distinct,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError
@@ -143,6 +156,19 @@ class RunTables(LedgerBase):
         tuples = [(run_id, seq, str(lead_id), standing) for seq, lead_id, standing in rows]
         for start in range(0, len(tuples), _CHUNK):
             self._insert(_INSERT_LEADS, tuples[start : start + _CHUNK])
+
+    def correct_leads(self, run_id: str, rows: Sequence[tuple[int, LeadId, Standing]]) -> None:
+        """What has become of some ids of a run since they were written: they are there, and are read anew."""
+        if not rows:
+            return
+        places = run_leads.c.seq.between(rows[0][0], rows[-1][0])
+        statement = select(run_leads.c.seq, run_leads.c.status).where(run_leads.c.run_id == run_id, places)
+        known = {row.seq: row.status for row in self._read(statement)}
+        changed = [{"at": seq, "now": standing} for seq, _, standing in rows if known.get(seq) != standing]
+        if changed:
+            here = (run_leads.c.run_id == run_id, run_leads.c.seq == bindparam("at"))
+            correct = update(run_leads).where(*here).values(status=bindparam("now"))
+            self._write(lambda connection: connection.execute(correct, changed), repeatable=True)
 
     def add_items(self, run_id: str, rows: Sequence[ItemRow]) -> None:
         """The deliveries of a run, with their initial outcomes."""

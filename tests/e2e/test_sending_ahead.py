@@ -129,3 +129,38 @@ def test_what_cannot_be_sent_is_told_before_the_first_request(world: World, box:
     assert refused.code == 2
     assert "limits.getresponse" in refused.json["message"]
     assert sum(counts(box, leads)) == before
+
+
+#: Pages that follow sooner: the run of these tests has few.
+BRISK = BETWEEN.format(between="time.sleep(0.4)")
+
+
+def interrupted(world: World, box: Sandbox, done: int) -> list[int]:
+    """Twenty leads of a run that was killed when about so many deliveries were made."""
+    world.write_config("[limits.webhooks]\nrate = 0.2\n[limits.uontravel]\nrate = 0.2\n")
+    found = world.new_leads(20)
+    process = world.start("bulk-resend", *found, "--json")
+    wait_until(lambda: sum(counts(box, found)) >= done)
+    process.kill()
+    world.finish(process)
+    world.write_config()
+    return found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_credentials_that_share_a_lane_wait_for_the_whole_plan(world: World, box: Sandbox, shared: bool) -> None:
+    """One of them with nothing written yet would keep the others waiting; each in a lane of its own sends ahead."""
+    first, second = (vendor.credential() for vendor in box.vendors if vendor.name == "webhooks")
+    world.connect(box, ["uontravel"])
+    world.add_credential(21, "webhooks", first)
+    world.add_credential(22, "webhooks", {**(first if shared else second), "method": "PUT"})
+    leads = interrupted(world, box, 5)
+    before = sum(counts(box, leads))
+    process = world.start("runs", "resume", run_of(world), "--json", patch=BRISK)
+    wait_until(lambda: sum(counts(box, leads)) > before)
+    assert (planned(world) == len(leads)) is shared
+    finished = world.finish(process)
+    outcomes = finished.json["outcomes"]
+    assert (finished.code, outcomes["delivered"], sum(outcomes.values())) == (0, 60, 60)
+    assert counts(box, leads) == [3] * len(leads)
+    assert counts(box, leads, "uontravel") == [1] * len(leads)

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import crowd, fleet, growth, ledger, planning, resuming, sending, starting, vendors
 from benchmarks.measuring import Row, Sizes
 
-#: Row of the issue → what measures it.
+#: Row of the table → what measures it.
 SUITES: Mapping[str, Callable[[Sizes, Path], list[Row]]] = {
     "1": starting.version,
     "2": starting.help_texts,

@@ -10,7 +10,7 @@ from benchmarks.planning import MEMORY_MB, SAME, make_ledgers, plan, scan
 from benchmarks.world import World, build, every_channel
 
 PLOT = Path(__file__).with_name("growth.svg")
-#: The numbers of leads, as parts of the one that the other rows have; the last is the issue's million.
+#: The numbers of leads, as parts of the one that the other rows have; the last is a million.
 _STEPS = (0.01, 0.1, 1, 10)
 _MILLION = 1_000_000
 

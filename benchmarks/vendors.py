@@ -87,7 +87,7 @@ def _check(vendor: "Vendor", leads: int) -> None:
 
 def amocrm(sizes: Sizes, folder: Path) -> list[Row]:
     """Row 7."""
-    leads = 2 * sizes.bulk
+    leads = 5 * sizes.bulk
     with _vendor("amocrm", 1.0) as (vendor, watch):
         config = f"[limits.amocrm]\nrate = {AMOCRM_RATE}\n"
         events = _sent(_world(folder / "amocrm", vendor, leads, config), vendor, leads)
@@ -147,7 +147,7 @@ def smtp(sizes: Sizes, folder: Path) -> list[Row]:
     from leadctl.channels import channel_class
 
     connections = channel_class("email").spec.concurrency
-    leads = max(50, sizes.bulk // 4)
+    leads = max(50, sizes.bulk)
     with _vendor("email", 1000.0) as (vendor, _):
         config = "[limits]\nscale = 100.0\n[limits.email]\nrate = 20\n"
         world = _world(folder / "email", vendor, leads, config)

@@ -5,6 +5,15 @@ from typing import Protocol
 
 from sqlalchemy import Connection, text
 
+#: Of a session that holds locks. A machine that is cut off or lost its power says nothing at all: after three minutes
+#: (60 + 6 × 20 s of silence, or 180,000 ms after words that nobody confirmed) the server lets its locks go; else it
+#: would wait for two hours. That is as long as the longest request to a vendor: what such a machine had under way is
+#: answered by then, or never will be.
+_KEPT = {
+    "idle_session_timeout": "0", "tcp_keepalives_idle": "60", "tcp_keepalives_interval": "20",
+    "tcp_keepalives_count": "6", "tcp_user_timeout": "180000",
+}  # fmt: skip
+
 
 class ServerLocks(Protocol):
     """One kind of server's locks by name."""
@@ -13,7 +22,7 @@ class ServerLocks(Protocol):
         """The server's number for this connection."""
 
     def keep(self, connection: Connection) -> None:
-        """The server does not end this connection, however long it is idle."""
+        """The server does not end this connection, however long it is idle, but where its machine is away for good."""
 
     def take(self, connection: Connection, name: str) -> bool:
         """Without waiting."""
@@ -31,10 +40,9 @@ class PostgresLocks:
         return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
     def keep(self, connection: Connection) -> None:
-        # Its oldest versions do not know this setting, and so have no such end.
-        connection.execute(
-            text("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'")
-        )
+        for name, value in _KEPT.items():  # old versions do not know the first, and so have no such end
+            statement = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name")
+            connection.execute(statement, {"name": name, "value": value})
 
     def take(self, connection: Connection, name: str) -> bool:
         return bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _number(name)}).scalar())

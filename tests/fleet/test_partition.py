@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import pytest
 from sqlalchemy import make_url
 
 from leadctl.sandbox.server import running_sandbox
+from leadctl.store.engines import parse_url, server_engine
+from leadctl.store.leases import ServerLeases
 from tests.fleet.fleets import Company
 from tests.support.needs import leave_out
 from tests.support.servers import Server, query, require_postgresql, running_postgresql
@@ -103,6 +106,40 @@ def test_a_worker_that_is_cut_off(company: Company, machines: list[str]) -> None
     # Half of the rest is made while it is away, however slow this machine is.
     wait_until(lambda: time.monotonic() - cut > CUT and company.done() > before + 300, 4 * CUT)
     _ip("link", "set", f"{machines[0]}-l", "up")
-    document = company.finish(run)
+    # Where it was away for so long that it gave its connections up, the server keeps its leases for three minutes.
+    document = company.finish(run, 240)
     assert (document["status"], document["exit_code"]) == ("ok", 0)
     company.assert_once(600)
+
+
+#: Holds a lease. The server's minutes are seconds here.
+HOLDER = """
+import sys, time
+from leadctl.store import locks
+locks._KEPT.update(tcp_keepalives_idle="1", tcp_keepalives_interval="1", tcp_keepalives_count="2")
+locks._KEPT.update(tcp_user_timeout="3000")
+from leadctl.store.engines import parse_url, server_engine
+from leadctl.store.leases import ServerLeases
+lease = ServerLeases(server_engine(parse_url(sys.argv[1], "url")), "the ledger").acquire("run-1", {})
+print(lease is not None, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_lease_of_a_machine_that_is_away_for_good_ends(company: Company, machines: list[str]) -> None:
+    """It says no word at the end: neither its process nor its kernel."""
+    url = company.world.url
+    command = ["ip", "netns", "exec", machines[0], sys.executable, "-c", HOLDER, url.replace("127.0.0.1", HOME)]
+    engine = server_engine(parse_url(url, "url"))
+    leases = ServerLeases(engine, "the ledger")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "True\n"
+            assert leases.acquire("run-1", {}) is None
+            _ip("link", "set", f"{machines[0]}-l", "down")
+            wait_until(lambda: leases.acquire("run-1", {}) is not None)
+        finally:
+            holder.kill()
+            leases.close()
+            engine.dispose()

@@ -50,10 +50,11 @@ def test_a_killed_worker(company: Company) -> None:
     assert second.wait() == 143
 
 
-def test_a_frozen_worker(company: Company) -> None:
+def test_a_frozen_worker(busy_company: Company) -> None:
     """It is robbed of its chunks, and goes on with them when it thaws: no delivery comes twice, no limit breaks."""
     assert FROZEN > 3 * HEARTBEAT
-    company.world.new_leads(300)
+    company = busy_company
+    company.world.new_leads(150)
     run = company.queue("--chunk", "0.2s")["run_id"]
     with counting_refusals() as refusals:
         frozen = company.work()
@@ -67,7 +68,7 @@ def test_a_frozen_worker(company: Company) -> None:
         assert refusals() == 0
     assert robbed
     assert (document["status"], document["exit_code"]) == ("ok", 0)
-    company.assert_once(300)
+    company.assert_once(150)
 
 
 def test_a_drained_worker(company: Company) -> None:

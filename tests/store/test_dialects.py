@@ -78,7 +78,7 @@ def _bound(text: str, row: Any) -> list[tuple[str, str]]:
     if text.startswith("INSERT"):
         columns = re.findall(r"\w+", text[text.index("(") + 1 : text.index(")")])
     else:
-        columns = re.findall(r"(\w+)[\"`]?\s*=\s*(?:%|\?)", text)
+        columns = re.findall(r"(\w+)[\"`]?(?:(?: \|\| ''|, ''\))\))?\s*=\s*(?:%|\?)", text)
     if isinstance(row, dict):
         return list(zip(columns, (row[name] for name in re.findall(r"%\((\w+)\)s", text)), strict=True))
     return list(zip(columns, row, strict=True))

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from leadctl.channels import channel_class, channel_names
 from leadctl.domain.errors import ConfigError, DatabaseUnreachable, LeadctlError
 from leadctl.domain.outcomes import Outcome
 from leadctl.store import engines
@@ -214,6 +215,18 @@ def test_a_lease_outlives_the_servers_patience(server: Server) -> None:
         )
         assert tuple(shown.one())[-1] in ("0", "31536000")
         lease.release()
+
+
+def test_the_lease_of_a_machine_that_is_away_for_good_ends_after_the_longest_request(postgresql: Server) -> None:
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    question = ", ".join(f"current_setting('{name}')" for name in names)
+    with opened_on(postgresql.new_database()) as leases:
+        assert leases.acquire("run-1", {}) is not None
+        shown = leases._connected().execute(text(f"SELECT {question}")).one()
+    longest = max(channel_class(name).spec.request_timeout for name in channel_names())
+    idle, interval, count, unconfirmed = map(int, shown)
+    assert longest <= idle + interval * count <= 300
+    assert longest <= unconfirmed / 1000 <= 300
 
 
 @contextmanager

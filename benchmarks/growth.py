@@ -1,13 +1,19 @@
 """How the cost of a plan grows with its leads: a row for the table, and a plot, ``growth.svg`` beside this file."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
 
+import pytest
+
 from benchmarks.measuring import Ratio, Row, Sizes, Spent, at_most, in_turn
 from benchmarks.planning import MEMORY_MB, SAME, make_ledgers, plan, scan
 from benchmarks.world import World, build, every_channel
+from tests.support.servers import Server, connected, require_postgresql, running_postgresql
+from tests.support.world import World as ServerWorld
 
 PLOT = Path(__file__).with_name("growth.svg")
 #: The numbers of leads, as parts of the one that the other rows have; the last is a million.
@@ -47,6 +53,7 @@ def growth(sizes: Sizes, folder: Path) -> list[Row]:
             ", ".join(f"{peak:.0f} MB" for peak in peaks),
             at_most(max(peaks), min(MEMORY_MB, min(peaks) * SAME)), "of " + ", ".join(f"{n:,}" for n in numbers)),
         _largest(worlds[-1], numbers[-1], sizes),
+        _on_postgresql(worlds[-1], numbers[-1], folder / "server"),
     ]  # fmt: skip
 
 
@@ -57,6 +64,30 @@ def _largest(world: World, leads: int, sizes: Sizes) -> Row:
         "4", f"plan of {leads:,} leads, `--jsonl`, CPU, to a bare scan", "≤ 3 ×", str(ratio),
         at_most(ratio.value, 3.0), f"{min(mine):.2f} s to {min(bare):.2f} s at best",
     )  # fmt: skip
+
+
+def _on_postgresql(world: World, leads: int, folder: Path) -> Row:
+    """The same leads in a database of a server."""
+    what, target = f"plan of {leads:,} leads that PostgreSQL has: resident memory", f"≤ {MEMORY_MB} MB"
+    try:
+        require_postgresql()
+    except pytest.skip.Exception as missing:
+        return Row("4", what, target, "", "not measured", str(missing))
+    with running_postgresql() as url:
+        there = ServerWorld(folder, server=Server("postgresql", int(url.rpartition(":")[2])))
+        _copy(world, there.url)
+        spent = plan(World(there.folder))
+    return Row("4", what, target, f"{spent.peak_mb:.0f} MB", at_most(spent.peak_mb, MEMORY_MB), f"{spent.wall:.1f} s")
+
+
+def _copy(world: World, url: str) -> None:
+    with closing(sqlite3.connect(world.database)) as source, connected(url) as target:
+        for table in ("credentials", "entity_credentials", "project_credentials", "leads"):
+            rows = source.execute(f"SELECT * FROM {table}")
+            names = ", ".join(column[0] for column in rows.description)
+            with target.cursor().copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
 
 
 def _point(leads: int, samples: Sequence[Spent]) -> Point:

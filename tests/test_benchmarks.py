@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = ["#", "what", "target", "figure", "verdict", "beside it"]
 VERDICTS = ("met", "short: ", "stated", "not measured")
 #: Row of the table → how many lines it has.
-LINES = {"1": 2, "2": 2, "3": 2, "4": 6, "5": 4, "6": 1, "7": 1, "8": 2, "9": 1, "10": 1, "11": 3, "12": 3, "13": 2}
+LINES = {"1": 2, "2": 2, "3": 2, "4": 7, "5": 4, "6": 1, "7": 1, "8": 2, "9": 1, "10": 1, "11": 3, "12": 3, "13": 2}
 
 
 def test_the_suite_runs_and_prints_every_row() -> None:

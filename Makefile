@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# More than a small machine has cores: the long tests wait for emulated vendors most of the time.
+WORKERS ?= 3
 # Tests start leadctl thousands of times: compiled modules are kept, whatever the environment says.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE PATH="$$PATH:/usr/sbin:/sbin" \
   $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,6 @@
 """Two workers on two machines, as far as the network can tell, and one of them cut off."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from tests.support.world import World, wait_until
 HOME = "10.213.87.1"
 NET = "10.213.87.0/24"
 CUT = 20.0
+_numbers = itertools.count()
 
 
 def _ip(*arguments: str) -> None:
@@ -57,7 +59,8 @@ def machines() -> Iterator[list[str]]:
     """Names of two network namespaces that reach :data:`HOME`, which only an administrator can make."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         leave_out("network namespaces need root and iproute2 (apt-get install iproute2)")
-    names = [f"lc{os.getpid() % 100_000}{letter}" for letter in "ab"]
+    # A link goes some time after its namespace: every test has names of its own.
+    names = [f"lc{os.getpid() % 100_000}{letter}{next(_numbers)}" for letter in "ab"]
     try:
         with network(names):
             yield names

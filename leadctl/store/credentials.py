@@ -13,7 +13,7 @@ from leadctl.domain.model import Account, CredentialId, ExternalId, sort_key
 from leadctl.domain.ports import Clock
 from leadctl.settings.mapping import ARROW, KeySource
 from leadctl.store.database import Database, SourceTable, canonical_id, external_id
-from leadctl.store.encryption import Keyring, Unreadable, open_value
+from leadctl.store.encryption import Keyring, Unreadable, open_value, read_value
 from leadctl.store.engines import explained, patiently
 from leadctl.store.leases import Lease, Leases, process_info
 from leadctl.store.ledger import LedgerStore
@@ -75,7 +75,7 @@ def _channel(db: Database, row: Mapping[Any, Any]) -> str:
 
 def _object(db: Database, name: str, channel: str, raw: Any) -> dict[str, Any]:
     """``data`` or ``settings`` with our keys. Raises Unreadable."""
-    return renamed(open_value(raw, db.keyring).value, _keys(db, name, channel))
+    return renamed(read_value(raw, db.keyring), _keys(db, name, channel))
 
 
 def _keys(db: Database, name: str, channel: str) -> Mapping[str, KeySource]:
@@ -84,6 +84,8 @@ def _keys(db: Database, name: str, channel: str) -> Mapping[str, KeySource]:
 
 def renamed(found: Mapping[str, Any], keys: Mapping[str, KeySource]) -> dict[str, Any]:
     """The object with the keys that leadctl knows; what has another name there is there under ours only."""
+    if not keys:
+        return dict(found)
     theirs = {source.key for source in keys.values() if source.key is not None} - keys.keys()
     ours: dict[str, Any] = {key: value for key, value in found.items() if key not in theirs}
     for key, source in keys.items():

@@ -29,7 +29,7 @@ from sqlalchemy.engine.reflection import Inspector, ObjectKind
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from leadctl.domain.errors import ConfigError
-from leadctl.store.encryption import Keyring, Unreadable, open_value
+from leadctl.store.encryption import Keyring, Unreadable, read_value
 from leadctl.store.engines import (
     describe,
     explain,
@@ -140,7 +140,7 @@ class Inspection:
     def opened(self, raw: Any) -> Any:
         """What is in an encrypted value; the value itself where it cannot be opened."""
         try:
-            return open_value(raw, self._keyring).value
+            return read_value(raw, self._keyring)
         except Unreadable:
             return raw
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql.expression import ColumnClause, TableClause
 from leadctl.domain.errors import ConfigError
 from leadctl.domain.model import ExternalId, LeadId, parse_id
 from leadctl.settings.mapping import ARROW, Choice, Constant, Scalar, TableMapping
-from leadctl.store.encryption import Keyring, Unreadable, open_value
+from leadctl.store.encryption import Keyring, Unreadable, read_value
 
 _INT64 = 2**63
 #: Before the name of a column that is read whole, for what lies within it.
@@ -106,7 +106,7 @@ class Row:
         """The object in a JSON column, decrypted where it is encrypted; None where it cannot be read."""
         if name not in self._opened:
             try:
-                self._opened[name] = open_value(self.column(name), self._keyring).value
+                self._opened[name] = read_value(self.column(name), self._keyring)
             except Unreadable as error:
                 self._opened[name] = None
                 self.problem = self.problem or f"{name} {error}"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leadctl.domain.errors import ConfigError
-from leadctl.store.encryption import Keyring, Unreadable, _As, decrypt_text, open_value
+from leadctl.store.encryption import Keyring, Unreadable, _As, decrypt_text, open_value, read_value
 from leadctl.store.phpvalues import MAX_DEPTH, serialize
 from tests.support.laravel import Laravel, PhpError, running_laravel
 
@@ -306,6 +306,11 @@ def php_sealed(value: Any) -> str:
 def test_fields_are_found_at_any_depth() -> None:
     raw = {"a": {"b": [{"c": sealed("deep")}, "plain"]}, "n": php_sealed(5), "l": php_sealed(["x", {"y": None}])}
     assert open_value(raw, RING).value == {"a": {"b": [{"c": "deep"}, "plain"]}, "n": 5, "l": ["x", {"y": None}]}
+
+
+def test_a_field_is_found_however_its_letters_are_written() -> None:
+    escaped = json.dumps({"token": sealed("a")}).replace("eyJ", "\\u0065yJ")
+    assert read_value(escaped, RING) == open_value(escaped, RING).value == {"token": "a"}
 
 
 def test_an_unchanged_field_keeps_its_ciphertext() -> None:

@@ -91,7 +91,7 @@ class _Demo:
 
     def account(self) -> int:
         """What the vendors have, against what the ledger says is delivered."""
-        self._say("The account: what the ledger says is delivered, and what the vendors really have.")
+        self._say("The account: what the ledger says is delivered, and what the vendors have.")
         with open_app(load_settings(str(self._config), {})) as app:
             planning = plan_leads(app, LeadSelection(), Selectors())
             delivered: dict[str, int] = {}

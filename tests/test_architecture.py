@@ -64,7 +64,7 @@ def test_files_and_functions_stay_short_and_documented(path: Path) -> None:
 def test_nothing_is_left_for_later(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     # In pieces, so that a search for these words finds what was left for later, and not this check.
-    for word in ("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplementedError"):
+    for word in ("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error"):
         assert word not in text, f"{path.name} holds {word}"
 
 

@@ -81,7 +81,7 @@ def test_a_vendor_that_cannot_tell_is_not_asked_for_ever() -> None:
     run_virtual(w.run(1), limit=3600)
     assert w.channel.sent == []
     # Again and again (back-offs have jitter), until the time of a delivery is over; a hundred answers were prepared.
-    assert 1 < len(w.channel.looked) < 100
+    assert len(w.channel.looked) in range(2, 100)
     assert w.channel.looked[-1][0] <= w.policy.timeout
     outcome = w.ledger.outcome(1)
     assert (outcome.outcome, outcome.error_code) == (Outcome.UNKNOWN, ErrorCode.MAYBE_DELIVERED)

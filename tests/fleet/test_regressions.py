@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import delete, make_url
@@ -13,7 +13,6 @@ from leadctl.domain.ports import Job
 from leadctl.fleet.pgqueuer_queue import _for_asyncpg
 from leadctl.services import working
 from leadctl.services.queueing import close_run, listing, metrics, prune
-from leadctl.services.routing import Router
 from leadctl.services.sightings import _pause
 from leadctl.services.stopping import StopSwitch
 from leadctl.store.schema import deliveries
@@ -23,15 +22,16 @@ from tests.support.servers import query
 from tests.support.world import wait_until
 
 
+def away(*_: Any, **__: Any) -> NoReturn:
+    raise DatabaseUnreachable("the leads do not answer")
+
+
 def test_while_the_leads_are_away_no_try_of_a_chunk_is_spent(
     found: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = found("webhooks")
     run = desk.queue(desk.world.new_leads(2))
     monkeypatch.setattr(working, "AGAIN", 0.0)
-
-    def away(*_: Any, **__: Any) -> Router:
-        raise DatabaseUnreachable("the leads do not answer")
 
     with monkeypatch.context() as patch:
         patch.setattr(working, "Router", away)
@@ -50,9 +50,6 @@ def test_leads_that_go_away_in_the_middle_spend_none_either(
     desk = found("webhooks")
     run = desk.queue(desk.world.new_leads(2))
     monkeypatch.setattr(working, "AGAIN", 0.0)
-
-    def away(*_: Any, **__: Any) -> Any:
-        raise DatabaseUnreachable("the leads do not answer")
 
     with monkeypatch.context() as patch:
         patch.setattr("leadctl.services.work.load_leads", away)

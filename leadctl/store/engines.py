@@ -50,8 +50,9 @@ _SQLITE_BROKEN = {11, 26}
 #: cut off, must not hold for long the locks that all others wait for.
 _IDLE_TRANSACTION = 10
 #: libpq gives up a server that is silent: after so long at connecting, and as soon at what was sent and not received.
+#: Nothing is prepared: a plan that was made when our tables were empty would stay when they are not.
 _PG_CONNECT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
-               "tcp_user_timeout": 20_000}  # fmt: skip
+               "tcp_user_timeout": 20_000, "prepare_threshold": None}  # fmt: skip
 #: At the beginning of each transaction, and gone with it: a pooler's connections serve others as well.
 _PG_BEGIN = (
     "SELECT set_config('lock_timeout', '{:.0f}ms', true), "

@@ -19,7 +19,7 @@ from leadctl.store.leases import Leases
 from leadctl.store.rows import TARGET_COLUMNS, attempt_to_row, storable, target_from_row, target_to_row, to_text
 from leadctl.store.schema import deliveries, targets
 from leadctl.store.settling import INSERT_ATTEMPTS, INSERT_TARGETS, TARGET
-from leadctl.store.tuples import TupleStatement, bind
+from leadctl.store.tuples import TupleStatement, bind, bind_at
 
 _ANSWER = 300
 _MESSAGE = 500
@@ -30,7 +30,7 @@ _KEY = ("lead_id", "destination", "n")
 _CHANGED = tuple(name for name in TARGET_COLUMNS if name not in _KEY)
 _UPDATE_TARGETS = TupleStatement(
     update(targets)
-    .where(*(targets.c[name] == bind(f"at_{name}") for name in ("source", *_KEY, "rev")))
+    .where(*(targets.c[name] == bind_at(name) for name in ("source", *_KEY, "rev")))
     .values({name: bind(name) for name in _CHANGED}),
     (*TARGET_COLUMNS, "at_source", *(f"at_{name}" for name in _KEY), "at_rev"),
 )
@@ -42,7 +42,7 @@ _ITEM = ("lead_id", "run_id", "credential_id", "outcome")
 _BY_LEAD = {"run_id": deliveries.c.run_id.concat(literal_column("''"))}
 _UPDATE_ITEMS = TupleStatement(
     update(deliveries)
-    .where(*(_BY_LEAD.get(name, deliveries.c[name]) == bind(f"at_{name}") for name in _ITEM))
+    .where(*(_BY_LEAD.get(name, deliveries.c[name]) == bind_at(name) for name in _ITEM))
     .values({name: bind(name) for name in _OUTCOME}),
     (*_OUTCOME, *(f"at_{name}" for name in _ITEM)),
 )

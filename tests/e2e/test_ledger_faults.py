@@ -81,10 +81,10 @@ class Going:
 
     @contextmanager
     def middle(self, patch: str) -> Iterator["subprocess.Popen[str]"]:
-        """In the middle of a run."""
+        """In the middle of a run, when every vendor has something of it."""
         process = self.world.start(*self.command, patch=patch)
         try:
-            wait_until(lambda: self.made() > 3 or process.poll() is not None)
+            wait_until(lambda: all(self.made(channel) > 3 for channel in CHANNELS) or process.poll() is not None)
             assert process.poll() is None, process.communicate()
             yield process
         finally:

@@ -24,7 +24,7 @@ from leadctl.store.ledger import LedgerStore
 from leadctl.store.rows import ItemRow
 from leadctl.store.writer import LedgerWriter
 from tests.store.helpers import NOW, RUN, attempt, intent, opened_ledger, write
-from tests.support.servers import Server, query, server_of
+from tests.support.servers import Server, connected, query, server_of
 from tests.support.wire import Wire, running_wire
 from tests.support.world import wait_until
 
@@ -208,6 +208,40 @@ def test_the_rows_of_a_plan_whose_commit_was_not_answered_are_there_once(remote:
     remote.store.add_items(run.id, rows)
     with pytest.raises(LeadctlError, match="refuses a statement"):
         remote.store.add_items(run.id, rows)
+
+
+@on_postgresql
+def test_who_stands_still_within_a_transaction_does_not_keep_its_locks(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it was: frozen, or cut off without a word."""
+    monkeypatch.setattr(engines, "_PG_BEGIN", engines._PG_BEGIN.replace("'10s'", "'200ms'"))
+
+    def refused(rev: int | None) -> None:
+        claims = asyncio.run(remote.writer.claim(RUN, [intent(lead_id, rev) for lead_id in range(100)]))
+        assert all(isinstance(claim, Granted) for claim in claims)
+        records = [Record(attempt(lead_id), write(lead_id, TargetState.REJECTED)) for lead_id in range(100)]
+        asyncio.run(remote.writer.record(RUN, records))
+
+    began = remote.wire.sent
+    refused(None)
+    whole = remote.wire.sent - began
+    for rev, share in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
+        remote.wire.stop_at = remote.wire.sent + int(share * whole)
+        stuck = threading.Thread(target=refused, args=(2 * rev + 2,))
+        stuck.start()
+        try:
+            wait_until(lambda: remote.wire.sent > (remote.wire.stop_at or 0))
+            with connected(remote.near) as other, other.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '5s'")
+                cursor.execute("SELECT 1 FROM leadctl_targets FOR UPDATE")
+                assert len(cursor.fetchall()) == 100
+        finally:
+            remote.wire.stop_at = None
+            remote.wire.cut()  # now it finds out
+            remote.wire.mend()
+            stuck.join()
+    assert remote.rows("SELECT DISTINCT rev FROM leadctl_targets") == [(20,)]
 
 
 def test_a_lock_is_waited_for_while_the_server_is_away(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,15 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Wire:
-    """Forwards a port of its own. Cut, it resets every connection and refuses new ones."""
+    """Forwards a port of its own. Cut, it resets every connection and refuses new ones.
+
+    ``sent`` counts the bytes from clients; those beyond ``stop_at`` do not arrive, as if the client stood still.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
@@ -16,6 +19,8 @@ class Wire:
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self.port = 0
+        self.sent = 0
+        self.stop_at: int | None = None
         self.mend()
 
     def mend(self) -> None:
@@ -48,13 +53,19 @@ class Wire:
                     server.close()
                     return
                 self._open |= {client, server}
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
+            for source, sink, arriving in ((client, server, self._arriving), (server, client, bytes)):
+                threading.Thread(target=self._pump, args=(source, sink, arriving), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _arriving(self, data: bytes) -> bytes:
+        with self._guard:
+            left = len(data) if self.stop_at is None else max(0, self.stop_at - self.sent)
+            self.sent += len(data)
+        return data[:left]
+
+    def _pump(self, source: socket.socket, sink: socket.socket, arriving: Callable[[bytes], bytes]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                sink.sendall(data)
+                sink.sendall(arriving(data))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Many rows at once: one prepared statement over tuples, without Core's work per row."""
+"""Many rows at once: one statement over tuples, compiled once, without Core's work per row."""
 
 import json
 from collections.abc import Sequence
